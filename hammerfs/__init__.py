@@ -1,0 +1,1 @@
+"""The HAMMER file system of DragonFly BSD, outside DragonFly BSD."""

@@ -1,0 +1,1 @@
+"""newfs_hammer: makes HAMMER volumes."""

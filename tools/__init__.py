@@ -1,0 +1,1 @@
+"""The command-line tools: hammer, undo, fsck.hammer, fstyp_hammer."""
