@@ -1,0 +1,194 @@
+"""Per-CPU data, and which CPU is running.
+
+`cpu.gd` is the `GlobalData` of the virtual CPU that executes now. Where one OS thread carries all virtual CPUs (the
+domain, the simulator) it is a plain slot: 9 ns to read. `ThreadHost`, where every virtual CPU is an OS thread, turns
+the same object into a view on a thread-local by `use_thread_local()`; no other module notices.
+
+Who may touch what: every field belongs to its CPU. Other CPUs may only append to `gd_ipiq` FIFOs of their own row, set
+a key of `gd_ipimask`, and read. Those are single dict and deque operations, atomic in CPython; nothing here relies on
+`x += 1` across OS threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kernelcore.defs import NPRI
+from kernelcore.panic import WrongContext
+
+if TYPE_CHECKING:
+    from kernelcore.callout import Callout
+    from kernelcore.cpusync import CpuSync
+    from kernelcore.host.domain import Domain
+    from kernelcore.ipiq import Ipiq
+    from kernelcore.thread import Thread
+
+
+class CpuCounters:
+    """Counters of one CPU: plain integers, written by it alone, summed by the reader."""
+
+    __slots__ = (
+        "ipiq_avoided",
+        "ipiq_count",
+        "ipiq_cscount",
+        "ipiq_fifofull",
+        "ipiq_passive",
+        "v_idle",
+        "v_lock_colls",
+        "v_lock_name",
+        "v_swtch",
+    )
+
+    def __init__(self) -> None:
+        self.v_swtch = 0
+        self.v_idle = 0
+        self.v_lock_colls = 0
+        self.v_lock_name = ""
+        self.ipiq_count = 0
+        self.ipiq_fifofull = 0
+        self.ipiq_avoided = 0
+        self.ipiq_passive = 0
+        self.ipiq_cscount = 0
+
+
+class GlobalData:
+    """One virtual CPU.
+
+    `gd_ipimask` is a dict used as an atomic set: its keys are the CPUs that have sent an IPI. `gd_npoll` is the latch
+    "an IPI is already signalled". `gd_tok_rounds` counts scheduling rounds in which no thread could get its tokens.
+    """
+
+    __slots__ = (
+        "gd_callout_seq",
+        "gd_callouts",
+        "gd_cnt",
+        "gd_cpuid",
+        "gd_cpumask",
+        "gd_cpusyncq",
+        "gd_csphase",
+        "gd_curthread",
+        "gd_domain",
+        "gd_freetd",
+        "gd_idlethread",
+        "gd_intpend",
+        "gd_intr_nesting_level",
+        "gd_ipimask",
+        "gd_ipiq",
+        "gd_npoll",
+        "gd_objcache",
+        "gd_other_cpus",
+        "gd_processing_ipiq",
+        "gd_reqflags",
+        "gd_runmask",
+        "gd_runqs",
+        "gd_slab",
+        "gd_spinlocks",
+        "gd_tdallq",
+        "gd_tdrunqcount",
+        "gd_tok_rounds",
+        "gd_tsleep_hash",
+    )
+
+    gd_idlethread: Thread
+    gd_curthread: Thread
+
+    def __init__(self, domain: Domain, cpuid: int, ncpus: int) -> None:
+        self.gd_domain = domain
+        self.gd_cpuid = cpuid
+        self.gd_cpumask = 1 << cpuid
+        self.gd_other_cpus = ((1 << ncpus) - 1) & ~self.gd_cpumask
+        self.gd_freetd: Thread | None = None
+        self.gd_reqflags = 0
+        self.gd_runqs: list[deque[Thread]] = [deque() for _ in range(NPRI)]
+        self.gd_runmask = 0
+        self.gd_tdrunqcount = 0
+        self.gd_tdallq: dict[Thread, None] = {}
+        self.gd_intr_nesting_level = 0
+        self.gd_spinlocks = 0
+        self.gd_ipiq: list[Ipiq] = []
+        self.gd_ipimask: dict[int, None] = {}
+        self.gd_npoll = False
+        self.gd_processing_ipiq = 0
+        self.gd_cpusyncq: list[CpuSync] = []
+        self.gd_csphase = 0
+        self.gd_intpend: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self.gd_tsleep_hash: dict[object, dict[Thread, None]] = {}
+        self.gd_callouts: list[tuple[float, int, Callout]] = []
+        self.gd_callout_seq = 0
+        self.gd_tok_rounds = 0
+        self.gd_slab: Any = None
+        self.gd_objcache: dict[Any, Any] = {}
+        self.gd_cnt = CpuCounters()
+
+    def __repr__(self) -> str:
+        return f"<cpu {self.gd_cpuid} of {self.gd_domain.name}>"
+
+
+class CurrentCpu:
+    """Holder of the running CPU: `cpu.gd`. `None` until a host has been entered on this OS thread."""
+
+    __slots__ = ("gd",)
+
+    def __init__(self) -> None:
+        # A GlobalData; typed loosely because it is read on every hot path and set before any of them.
+        self.gd: Any = None
+
+
+class _PerOsThread(threading.local):
+    gd: GlobalData | None = None
+
+
+_local = _PerOsThread()
+
+
+class _ThreadLocalCpu(CurrentCpu):
+    """`CurrentCpu` where each OS thread is a CPU of its own: the slot becomes a view on a thread-local."""
+
+    __slots__ = ()
+
+    @property
+    def gd(self) -> Any:
+        return _local.gd
+
+    @gd.setter
+    def gd(self, value: Any) -> None:
+        _local.gd = value
+
+
+cpu = CurrentCpu()
+
+
+def use_thread_local() -> None:
+    """Give each OS thread its own current CPU (`ThreadHost`). Pair with `use_plain_slot`."""
+    _local.gd = cpu.gd
+    cpu.__class__ = _ThreadLocalCpu
+
+
+def use_plain_slot() -> None:
+    """Back to one current CPU for the process: what every host but `ThreadHost` uses."""
+    cpu.__class__ = CurrentCpu
+
+
+def mycpu() -> GlobalData:
+    """Return the CPU that is running.
+
+    Raises:
+        WrongContext: no host has been entered on this OS thread.
+    """
+    gd = cpu.gd
+    if gd is None:
+        raise WrongContext("not on a kernel CPU: enter through a host (run, syscall)")
+    return gd  # type: ignore[no-any-return]
+
+
+def globaldata_find(n: int) -> GlobalData:
+    """Return CPU `n` of the running domain."""
+    return mycpu().gd_domain.gds[n]
+
+
+def curthread() -> Thread:
+    """Return the running thread (the CPU's idle thread where none runs)."""
+    return mycpu().gd_curthread

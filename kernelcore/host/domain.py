@@ -1,0 +1,388 @@
+"""The domain: a set of virtual CPUs and the loop that runs them on one OS thread.
+
+`run` is the pump: it runs ready threads until none is left or its budget is spent. It is not re-entrant. A request
+enters as a system call: it borrows a thread structure and runs at once, inline, up to its first block; only what blocks
+becomes a scheduled thread. Other OS threads (I/O CPUs) never touch a domain, they `post` a completion to it.
+
+Subclasses say what to do when idle and how a foreign OS thread wakes the domain.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from kernelcore import invariants
+from kernelcore.callout import next_deadline, run_callouts
+from kernelcore.crit import intr_post, splz
+from kernelcore.defs import (
+    KERN_DAEMON,
+    RQF_AST_LWKT_RESCHED,
+    RQF_INTPEND,
+    RQF_TIMER,
+    TDF_IDLE,
+    TDF_SYSCALL,
+)
+from kernelcore.globaldata import GlobalData, cpu
+from kernelcore.ipiq import Ipiq
+from kernelcore.panic import KernelPanic, WrongContext, thread_label
+from kernelcore.switch import abandon, resume
+from kernelcore.thread import Thread
+
+if TYPE_CHECKING:
+    from kernelcore.token import Token
+
+T = TypeVar("T")
+
+PUMP_SWITCHES: Final = 256
+PUMP_SECONDS: Final = 200e-6
+CLOCK_EVERY: Final = 16  # switches between two looks at the clock
+
+
+class Domain:
+    """Virtual CPUs on one OS thread.
+
+    Args:
+        ncpus: how many.
+        name: for messages.
+        clock: seconds, monotonic.
+        debug: check at every switch, detect forgotten awaits; costs up to half again.
+        stats: account CPU time to threads.
+    """
+
+    contended = False  # may two CPUs want one token at the same moment?
+    interleaved = False  # does `preempt_point` switch CPUs?
+    ipiq_bounded = False
+
+    def __init__(
+        self,
+        ncpus: int = 1,
+        *,
+        name: str = "domain",
+        clock: Callable[[], float] = time.monotonic,
+        debug: bool = False,
+        stats: bool = True,
+    ) -> None:
+        if ncpus < 1:
+            raise ValueError(f"a domain needs at least one CPU, not {ncpus}")
+        self.name = name
+        self.ncpus = ncpus
+        self.clock = clock
+        self.debug = debug
+        self.stats = stats
+        self.tokens: weakref.WeakSet[Token] = weakref.WeakSet()
+        self.token_pool: dict[int, Token] = {}
+        self.ports: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.objcaches: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.slpque: dict[tuple[object, int], None] = {}
+        self.panics: list[tuple[Thread, BaseException]] = []
+        self.syscalls = 0
+        self.gds = [GlobalData(self, n, ncpus) for n in range(ncpus)]
+        for gd in self.gds:
+            gd.gd_ipiq = [Ipiq() for _ in range(ncpus)]
+            gd.gd_idlethread = gd.gd_curthread = Thread(gd, f"idle_{gd.gd_cpuid}", 0, TDF_IDLE)
+        self._next_cpu = 0
+        self._running = False
+        self._deadline = 0.0  # when the pump's present budget ends
+        self._posted: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._free_threads: list[Thread] = []
+        self._after_reply: list[Callable[[], object]] = []
+        self._dropped_coroutine: KernelPanic | None = None
+        cpu.gd = self.gds[0]
+
+    # ---------------------------------------------------------------- the pump
+
+    def run(self, switches: int = PUMP_SWITCHES, seconds: float = PUMP_SECONDS) -> bool:
+        """Run ready threads on all CPUs until none is left (True) or the budget is spent (False).
+
+        Raises:
+            KernelPanic: called from within a thread of a running domain.
+        """
+        if self._running:
+            raise KernelPanic(f"run() of domain '{self.name}' is not re-entrant")
+        self._running = True
+        entered_from = cpu.gd
+        clock = self.clock
+        self._deadline = clock() + seconds
+        left = switches
+        try:
+            with self._watch_coroutines():
+                while True:
+                    if self._posted:
+                        self._drain()
+                    idle = True
+                    for gd in self.gds:
+                        if gd.gd_callouts and gd.gd_callouts[0][0] <= clock():
+                            cpu.gd = gd
+                            run_callouts(gd, clock())
+                        if gd.gd_runmask or gd.gd_ipimask or gd.gd_reqflags & (RQF_INTPEND | RQF_TIMER):
+                            idle = False
+                            left = self._run_cpu(gd, left)
+                    if idle:
+                        return True
+                    if left <= 0:
+                        return False
+        finally:
+            cpu.gd = entered_from
+            self._running = False
+
+    def _run_cpu(self, gd: GlobalData, left: int) -> int:
+        """Run one CPU until it is idle or the budget is spent; return what is left of it."""
+        cpu.gd = gd
+        runqs = gd.gd_runqs
+        check = CLOCK_EVERY
+        clock = self.clock
+        stats = self.stats
+        last = clock() if stats else 0.0
+        while left > 0:
+            if gd.gd_ipimask or gd.gd_reqflags:
+                splz()
+                gd.gd_reqflags &= ~RQF_AST_LWKT_RESCHED
+            mask = gd.gd_runmask
+            if not mask:
+                gd.gd_cnt.v_idle += 1
+                break
+            td = runqs[mask.bit_length() - 1][0]
+            resume(self, gd, td)
+            if self._dropped_coroutine is not None:
+                self._raise_dropped()
+            if stats:
+                now = clock()
+                td.td_cputime += now - last
+                last = now
+                if now > self._deadline:
+                    return 0
+            else:
+                check -= 1
+                if not check:
+                    check = CLOCK_EVERY
+                    if clock() > self._deadline:
+                        return 0
+            left -= 1
+        return left
+
+    def pump_expired(self) -> bool:
+        """Whether the pump's time is over, so that a long thread should yield to the host."""
+        return self.clock() > self._deadline
+
+    def next_deadline(self) -> float | None:
+        """Clock value of the earliest callout of all CPUs, None where there is none."""
+        deadlines = [d for gd in self.gds if (d := next_deadline(gd)) is not None]
+        return min(deadlines, default=None)
+
+    def has_work(self) -> bool:
+        """Whether `run` would find something to do now."""
+        return bool(self._posted) or any(gd.gd_runmask or gd.gd_ipimask or gd.gd_reqflags & 3 for gd in self.gds)
+
+    # ------------------------------------------------------------ system calls
+
+    def borrow(self, body: object, name: str = "syscall") -> Thread:
+        """Take a thread structure for a request and give it its coroutine; it is on no queue yet."""
+        gd = self.gds[0]
+        if self._free_threads:
+            td = self._free_threads.pop()
+            td.td_gd = gd
+            td.td_result = td.td_exc = None
+            td.td_sig = 0
+        else:
+            td = Thread(gd, name, KERN_DAEMON, TDF_SYSCALL)
+        td.set_body(body)
+        gd.gd_tdallq[td] = None
+        self.syscalls += 1
+        return td
+
+    def give_back(self, td: Thread) -> None:
+        """Return a borrowed structure whose body has ended."""
+        td.td_gd.gd_tdallq.pop(td, None)
+        td.td_flags = TDF_SYSCALL
+        td.td_coro = None
+        td.td_on_exit = None
+        if td.td_refs == 0:
+            self._free_threads.append(td)
+
+    def enter_syscall(self, body: object, name: str = "syscall") -> Thread:
+        """Drive the coroutine of a request up to its first block, inline, on CPU 0; `is_done` tells if that was all.
+
+        Raises:
+            WrongContext: called from within a kernel thread.
+        """
+        gd = self.gds[0]
+        if self._after_reply:
+            self._release_after_reply()
+        if self._running or gd.gd_curthread is not gd.gd_idlethread:
+            raise WrongContext(f"a system call from within {thread_label(gd.gd_curthread)}")
+        cpu.gd = gd
+        td = self.borrow(body, name)
+        td.td_on_exit = _keep_exception
+        # On the queue like any running thread, but driven ahead of it: a request
+        # does not wait behind what the pump has left over.
+        gd.gd_runqs[KERN_DAEMON].appendleft(td)
+        gd.gd_runmask |= 1 << KERN_DAEMON
+        gd.gd_tdrunqcount += 1
+        td.td_flags |= 2
+        td.td_pri = KERN_DAEMON
+        with self._watch_coroutines():
+            resume(self, gd, td)
+        if self._dropped_coroutine is not None:
+            self._raise_dropped()
+        return td
+
+    def syscall_plain(self, fn: Callable[..., T], *args: Any) -> T:
+        """Run the plain function `fn(*args)` as a request that cannot block, on CPU 0; then let the pump run.
+
+        Raises:
+            WrongContext: called from within a kernel thread.
+        """
+        gd = self.gds[0]
+        if self._after_reply:
+            self._release_after_reply()
+        if gd.gd_curthread is not gd.gd_idlethread:
+            raise WrongContext(f"a system call from within {thread_label(gd.gd_curthread)}")
+        cpu.gd = gd
+        free = self._free_threads
+        td = free.pop() if free else Thread(gd, "syscall", KERN_DAEMON, TDF_SYSCALL)
+        td.td_gd = gd
+        gd.gd_curthread = td
+        self.syscalls += 1
+        try:
+            return fn(*args)
+        finally:
+            gd.gd_curthread = gd.gd_idlethread
+            if td.td_toks or td.td_critcount:
+                self._plain_left_behind(td)
+            free.append(td)
+            if gd.gd_runmask or gd.gd_ipimask:
+                self.kick()
+
+    def _plain_left_behind(self, td: Thread) -> None:
+        what = f"token '{td.td_toks[-1].tr_tok.t_desc}'" if td.td_toks else "a critical section"
+        td.td_toks.clear()
+        td.td_critcount = 0
+        raise KernelPanic(f"a plain system call ended holding {what}")
+
+    def release_after_reply(self, release: Callable[[], object]) -> None:
+        """Call `release` at the next entry: for a buffer whose view is on its way out as a reply."""
+        self._after_reply.append(release)
+
+    def _release_after_reply(self) -> None:
+        items, self._after_reply = self._after_reply, []
+        for release in items:
+            release()
+
+    # ---------------------------------------------- from other OS threads, idle
+
+    def post(self, fn: Callable[[Any], object], arg: Any = None) -> None:
+        """From any OS thread: run the completion `fn(arg)` on CPU 0, soon."""
+        self._posted.append((fn, arg))
+        self.wake_host()
+
+    def _drain(self) -> None:
+        gd = cpu.gd = self.gds[0]
+        posted = self._posted
+        while posted:
+            fn, arg = posted.popleft()
+            intr_post(gd, fn, arg)
+
+    def wake_host(self) -> None:
+        """From any OS thread: make the host call `run` soon. Here: the owner calls it anyway."""
+
+    def kick(self) -> None:
+        """From the domain's own OS thread, outside the pump: something became ready."""
+        if not self._running:
+            self.run()
+
+    # -------------------------------------------------- called by the services
+
+    def signal(self, target: GlobalData) -> None:
+        """An IPI was queued for `target`. One OS thread: the pump looks at every CPU."""
+
+    def note_passive(self, target: GlobalData) -> None:
+        """A passive IPI was queued for `target`."""
+
+    def spin(self, gd: GlobalData) -> None:
+        """CPU `gd` spins in plain code: let the others progress. Here: process their queues, as their interrupt would.
+
+        Raises:
+            KernelPanic: no other CPU has anything to process, so the spin would never end.
+        """
+        progressed = False
+        try:
+            for other in self.gds:
+                if other is not gd and other.gd_ipimask:
+                    cpu.gd = other
+                    from kernelcore.ipiq import process_ipiq
+
+                    process_ipiq()
+                    progressed = True
+        finally:
+            cpu.gd = gd
+        if not progressed and not gd.gd_ipimask:
+            raise KernelPanic(f"cpu {gd.gd_cpuid} spins for ever in {thread_label(gd.gd_curthread)}")
+
+    def run_callouts(self, gd: GlobalData) -> None:
+        """Call what is due on the current CPU `gd`."""
+        run_callouts(gd, self.clock())
+
+    def timer_changed(self, deadline: float) -> None:
+        """The earliest callout is now due at `deadline`; a host that sleeps must look again."""
+
+    def next_cpu(self) -> GlobalData:
+        """CPUs in turn, for threads created with no CPU named."""
+        gd = self.gds[self._next_cpu]
+        self._next_cpu = (self._next_cpu + 1) % self.ncpus
+        return gd
+
+    def register_token(self, tok: Token) -> None:
+        """Remember a token for the statistics; weakly."""
+        self.tokens.add(tok)
+
+    def panic_hook(self, td: Thread, exc: BaseException) -> None:
+        """A thread died of `exc` and nobody joins it: keep it for the host. Replaceable."""
+        self.panics.append((td, exc))
+
+    # --------------------------------------------------------- debug, shutdown
+
+    def check_switch_out(self, gd: GlobalData, td: Thread) -> None:
+        """Debug mode: check what must hold when a thread switches out."""
+        invariants.check_switch_out(gd, td)
+
+    @contextmanager
+    def _catch_unawaited(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RuntimeWarning)
+            warnings.showwarning = self._on_warning
+            yield
+
+    def _watch_coroutines(self) -> Any:
+        return self._catch_unawaited() if self.debug else nullcontext()
+
+    def _on_warning(self, message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        text = str(message)
+        if "was never awaited" in text:
+            td = cpu.gd.gd_curthread
+            self._dropped_coroutine = KernelPanic(f"forgotten await in {thread_label(td)}: {text}")
+
+    def _raise_dropped(self) -> None:
+        panic, self._dropped_coroutine = self._dropped_coroutine, None
+        assert panic is not None
+        raise panic
+
+    def stop(self) -> None:
+        """Close every thread that has not ended. The domain cannot be used afterwards."""
+        for gd in self.gds:
+            cpu.gd = gd
+            for td in list(gd.gd_tdallq):
+                gd.gd_curthread = td
+                abandon(td)
+                gd.gd_curthread = gd.gd_idlethread
+            gd.gd_tdallq.clear()
+        self._free_threads.clear()
+
+
+def _keep_exception(_td: Thread) -> None:
+    """Marks a thread whose exception its host will raise in the caller (see `thread_ended`)."""

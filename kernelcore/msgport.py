@@ -1,0 +1,285 @@
+"""Sending, waiting, replying: the calls on messages and ports.
+
+`sendmsg` is asynchronous: the originator always finds the message on its reply port. `domsg` waits, and where the
+target answers at once returns without a switch. See `msg` for the rules of ownership and `port` for the port types,
+both of which are exported from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from kernelcore.globaldata import cpu, curthread
+from kernelcore.msg import (
+    EASYNC,
+    ENOENT,
+    MSGF_ABORTABLE,
+    MSGF_DONE,
+    MSGF_DROPABLE,
+    MSGF_INTRANSIT,
+    MSGF_PRIORITY,
+    MSGF_QUEUED,
+    MSGF_RECEIPT,
+    MSGF_REPLY,
+    MSGF_SYNC,
+    MSGF_USER_MASK,
+    MSGF_WAITING,
+    LwktMsg,
+    abortmsg,
+)
+from kernelcore.panic import KernelPanic, thread_label
+from kernelcore.port import (
+    NullReplyPort,
+    PanicPort,
+    Port,
+    PutOnlyPort,
+    ReplyOnlyPort,
+    SerializePort,
+    SpinPort,
+    ThreadPort,
+)
+from kernelcore.thread import Thread
+
+__all__ = [
+    "EASYNC",
+    "ENOENT",
+    "MSGF_ABORTABLE",
+    "MSGF_DONE",
+    "MSGF_DROPABLE",
+    "MSGF_INTRANSIT",
+    "MSGF_PRIORITY",
+    "MSGF_QUEUED",
+    "MSGF_RECEIPT",
+    "MSGF_REPLY",
+    "MSGF_SYNC",
+    "MSGF_USER_MASK",
+    "MSGF_WAITING",
+    "LwktMsg",
+    "NullReplyPort",
+    "PanicPort",
+    "Port",
+    "PutOnlyPort",
+    "ReplyOnlyPort",
+    "SerializePort",
+    "SpinPort",
+    "ThreadPort",
+    "abortmsg",
+    "beginmsg",
+    "checkmsg",
+    "domsg",
+    "domsg_try",
+    "dropmsg",
+    "forwardmsg",
+    "getport",
+    "initmsg",
+    "initmsg_abortable",
+    "lwkt_port",
+    "replymsg",
+    "sendmsg",
+    "sendmsg_oncpu",
+    "service_loop",
+    "setmsg_receipt",
+    "waitmsg",
+    "waitport",
+]
+
+SERVICE_LIMIT: Final = 512  # messages between two rollups of a service loop
+
+_UNSENT: Final = MSGF_REPLY | MSGF_SYNC | MSGF_DONE
+
+
+def lwkt_port(td: Thread | None = None) -> ThreadPort:
+    """Return the built-in port of a thread (the running one), made on first use."""
+    if td is None:
+        td = curthread()
+    port = td.td_msgport
+    if port is None:
+        port = td.td_msgport = ThreadPort(td)
+    return port
+
+
+def initmsg(msg: LwktMsg, reply_port: Port, flags: int = 0) -> None:
+    """Make `msg` ready to be sent, with the given reply port and MSGF_DROPABLE, _PRIORITY or own flags."""
+    msg.ms_flags = MSGF_DONE | flags
+    msg.ms_reply_port = reply_port
+    msg.ms_error = 0
+
+
+def initmsg_abortable(msg: LwktMsg, reply_port: Port, abortfn: Callable[[Any], object], flags: int = 0) -> None:
+    """`initmsg` for a message that `abortmsg` may ask to finish early, by `abortfn(msg)`."""
+    initmsg(msg, reply_port, flags | MSGF_ABORTABLE)
+    msg.ms_abortfn = abortfn
+
+
+def setmsg_receipt(msg: LwktMsg, receiptfn: Callable[[Any], object]) -> None:
+    """Have `receiptfn(msg)` called once, when the target's port has queued it."""
+    msg.ms_receiptfn = receiptfn
+    msg.ms_flags |= MSGF_RECEIPT
+
+
+def beginmsg(port: Port, msg: LwktMsg) -> int:
+    """Hand `msg` to `port`: EASYNC, a reply will follow; anything else is the result."""
+    msg.ms_target_port = port
+    return port.putport(msg)
+
+
+def sendmsg(port: Port, msg: LwktMsg) -> None:
+    """Send without waiting; `msg` comes back on its reply port. It is untouchable until this returns.
+
+    Raises:
+        KernelPanic: the message is under way already.
+    """
+    flags = msg.ms_flags
+    if flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+        _refuse_send(port, msg)
+    msg.ms_flags = flags & ~_UNSENT
+    msg.ms_target_port = port
+    error = port.putport(msg)
+    if error != EASYNC:
+        port.mpu_sync += 1
+        replymsg(msg, error)
+
+
+def sendmsg_oncpu(port: Port, msg: LwktMsg) -> None:
+    """`sendmsg` of a sender that is on the port's CPU."""
+    if msg.ms_flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+        _refuse_send(port, msg)
+    msg.ms_flags &= ~_UNSENT
+    msg.ms_target_port = port
+    error = port.putport_oncpu(msg)
+    if error != EASYNC:
+        port.mpu_sync += 1
+        replymsg(msg, error)
+
+
+def domsg_try(port: Port, msg: LwktMsg) -> int:
+    """The plain half of `domsg`: the result if the target answers at once, else EASYNC: await its reply port.
+
+    Raises:
+        KernelPanic: the message is under way already.
+    """
+    flags = msg.ms_flags
+    if flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+        _refuse_send(port, msg)
+    msg.ms_flags = flags & ~_UNSENT | MSGF_SYNC
+    msg.ms_target_port = port
+    error = port.putport(msg)
+    if error != EASYNC:
+        port.mpu_sync += 1
+        msg.ms_error = error
+        msg.ms_flags |= MSGF_DONE | MSGF_REPLY
+    return error
+
+
+async def domsg(port: Port, msg: LwktMsg, flags: int = 0) -> int:
+    """Send and wait for the result. No switch happens where the target answers at once.
+
+    Args:
+        port: the target.
+        msg: its reply port must be one that the running thread may wait on.
+        flags: PCATCH: a signal asks the target to abort.
+    """
+    error = domsg_try(port, msg)
+    if error != EASYNC:
+        return error
+    reply_port = msg.ms_reply_port
+    if reply_port is None:
+        raise KernelPanic(f"domsg to {port!r}: the message has no reply port")
+    return await reply_port.waitmsg(msg, flags)
+
+
+def forwardmsg(port: Port, msg: LwktMsg) -> int:
+    """Pass a message that one has received on to another port; who answers it, answers the originator."""
+    if msg.ms_flags & (MSGF_QUEUED | MSGF_DONE | MSGF_REPLY):
+        raise KernelPanic(f"forwardmsg to {port!r} of a message that is queued or done")
+    msg.ms_target_port = port
+    error = port.putport(msg)
+    if error != EASYNC:
+        port.mpu_sync += 1
+        replymsg(msg, error)
+    return error
+
+
+def replymsg(msg: LwktMsg, error: int) -> None:
+    """Complete `msg` with `error` (0: fine); it belongs to its originator from now on.
+
+    Raises:
+        KernelPanic: it is still queued, or has been replied.
+    """
+    if msg.ms_flags & (MSGF_QUEUED | MSGF_DONE):
+        state = "still queued" if msg.ms_flags & MSGF_QUEUED else "already done"
+        raise KernelPanic(f"replymsg of a message that is {state} in {thread_label(cpu.gd.gd_curthread)}")
+    msg.ms_error = error
+    reply_port = msg.ms_reply_port
+    if reply_port is None:
+        raise KernelPanic(f"replymsg: the message to {msg.ms_target_port!r} has no reply port")
+    reply_port.replyport(msg)
+
+
+def checkmsg(msg: LwktMsg) -> bool:
+    """Tell whether `msg` is complete."""
+    return bool(msg.ms_flags & MSGF_DONE)
+
+
+def dropmsg(msg: LwktMsg) -> int:
+    """As the owner of its target port: take back a DROPABLE message as if it had never been sent.
+
+    Returns:
+        0, or ENOENT when it is no longer queued there.
+    """
+    port = msg.ms_target_port
+    if port is None:
+        raise KernelPanic("dropmsg of a message that was never sent")
+    return port.dropmsg(msg)
+
+
+def getport(port: Port) -> LwktMsg | None:
+    """`port.getport()`."""
+    return port.getport()
+
+
+async def waitport(port: Port, flags: int = 0) -> LwktMsg | None:
+    """`await port.waitport(flags)`."""
+    return await port.waitport(flags)
+
+
+async def waitmsg(msg: LwktMsg, flags: int = 0) -> int:
+    """Wait on its reply port until `msg` is done; return its error."""
+    if msg.ms_reply_port is None:
+        raise KernelPanic("waitmsg of a message without a reply port")
+    if msg.ms_flags & MSGF_DROPABLE:
+        raise KernelPanic("waitmsg of a DROPABLE message: it may never be replied")
+    return await msg.ms_reply_port.waitmsg(msg, flags)
+
+
+async def service_loop(
+    port: Port,
+    dispatch: Callable[[Any], int | Awaitable[int]],
+    limit: int = SERVICE_LIMIT,
+    rollup: Iterable[Callable[[], object]] = (),
+) -> None:
+    """Serve `port` for ever: wait once, drain up to `limit` messages, then run the `rollup` hooks, and again.
+
+    `dispatch(msg)` answers the result, or EASYNC where the handler will reply by itself; it may be async. It ends the
+    loop by `lwkt_exit`.
+    """
+    hooks = tuple(rollup)
+    while True:
+        msg = await port.waitport()
+        served = 0
+        while msg is not None:
+            error = dispatch(msg)
+            if not isinstance(error, int):
+                error = await error
+            if error != EASYNC:
+                replymsg(msg, error)
+            served += 1
+            msg = port.getport() if served < limit else None
+        for hook in hooks:
+            hook()
+
+
+def _refuse_send(port: Port, msg: LwktMsg) -> None:
+    state = "queued" if msg.ms_flags & MSGF_QUEUED else "under way"
+    raise KernelPanic(f"message sent to {port!r} while it is {state}, by {thread_label(cpu.gd.gd_curthread)}")

@@ -1,0 +1,183 @@
+"""The run loop's half of a switch: pick a thread, resume it, act on its trap.
+
+`resume` is the only place where a thread's body runs. It sets the current thread, resumes the coroutine up to its next
+trap, and finishes the business of the thread that switched out: its RUNNING flag, its migration IPI, its exit. `pick`
+is the choice for contended domains, where a thread may run only with all of its tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from kernelcore.defs import (
+    KERN_LPSCHED,
+    LWKT_SPIN_LOOPS,
+    TDF_DEAD,
+    TDF_EXITING,
+    TDF_RUNNING,
+    TDF_RUNQ,
+    TDF_TSLEEPQ,
+    TRAP_MIGRATE,
+    TRAP_PREEMPT,
+    TRAP_SWITCH,
+    TRAP_YIELD,
+)
+from kernelcore.globaldata import GlobalData
+from kernelcore.ipiq import send_ipiq
+from kernelcore.panic import KernelPanic, ThreadExit, thread_label
+from kernelcore.sched import dequeue, drop_exclreq, migrate_finish, tsleep_remove
+from kernelcore.thread import Thread, finish_exit
+from kernelcore.token import getalltokens, relalltokens, switch_in
+
+if TYPE_CHECKING:
+    from kernelcore.host.domain import Domain
+
+log = logging.getLogger("kernelcore")
+
+TRAP_DONE: Final = -1  # what `resume` returns for a thread whose body has ended
+
+
+def pick(gd: GlobalData) -> Thread | None:
+    """Contended: return the best ready thread of `gd`, with all of its tokens acquired; None if nothing can run.
+
+    A thread that cannot get its tokens stays where it is in the queue; the next ones are tried, down to KERN_LPSCHED.
+    After ten fruitless rounds sets are acquired in token order; any progress resets the count.
+    """
+    mask = gd.gd_runmask
+    in_order = gd.gd_tok_rounds >= LWKT_SPIN_LOOPS
+    refused = False
+    while mask:
+        pri = mask.bit_length() - 1
+        if refused and pri < KERN_LPSCHED:
+            break
+        for td in gd.gd_runqs[pri]:
+            if not td.td_toks or getalltokens(gd, td, in_order):
+                gd.gd_tok_rounds = 0
+                return td
+            refused = True
+            td.td_contended += 1
+        mask &= ~(1 << pri)
+    if refused:
+        gd.gd_tok_rounds += 1
+    return None
+
+
+def resume(domain: Domain, gd: GlobalData, td: Thread) -> int:
+    """Run `td` on `gd` up to its next trap and finish the switch; return the trap, or TRAP_DONE.
+
+    After TRAP_PREEMPT (simulator only) the thread is still the current one and holds its tokens.
+    """
+    gd.gd_curthread = td
+    if not td.td_flags & TDF_RUNNING:
+        td.td_flags |= TDF_RUNNING
+        td.td_switches += 1
+        gd.gd_cnt.v_swtch += 1
+        if td.td_toks and not domain.contended:
+            switch_in(td)
+    try:
+        trap = td.td_send(None)
+    except StopIteration as end:
+        return thread_ended(gd, td, end.value, None)
+    except ThreadExit as end:
+        return thread_ended(gd, td, end.value, None)
+    except BaseException as exc:  # noqa: BLE001 - recorded, logged, and handed to a joiner or the panic hook
+        return thread_ended(gd, td, None, exc)
+    if trap is TRAP_PREEMPT:
+        if domain.interleaved:
+            return TRAP_PREEMPT
+        trap = TRAP_YIELD
+    if td.td_toks_have and domain.contended:
+        relalltokens(td)
+    if domain.debug:
+        domain.check_switch_out(gd, td)
+    td.td_flags &= ~TDF_RUNNING
+    gd.gd_curthread = gd.gd_idlethread
+    if trap is TRAP_SWITCH:
+        return TRAP_SWITCH
+    if trap is TRAP_YIELD:
+        q = gd.gd_runqs[td.td_pri]
+        if q and q[0] is td:
+            q.rotate(-1)
+        elif td.td_flags & TDF_RUNQ:
+            q.remove(td)
+            q.append(td)
+        return TRAP_YIELD
+    if trap is TRAP_MIGRATE and td.td_migrate_gd is not None:
+        send_ipiq(td.td_migrate_gd, migrate_finish, td)
+        return TRAP_MIGRATE
+    return _bad_trap(domain, gd, td, trap)
+
+
+def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException | None) -> int:
+    """The body of `td` has ended: record how, check what it left behind, and let it go unless it is held."""
+    domain = gd.gd_domain
+    if exc is None and (left := _left_behind(td)):
+        exc = KernelPanic(f"{thread_label(td)} ended {left}")
+    td.td_result = value
+    td.td_exc = exc
+    if domain.contended:
+        relalltokens(td)
+    td.td_toks.clear()
+    td.td_toks_have = 0
+    td.td_toks_pending = False
+    td.td_critcount = 0
+    td.td_crit_ids.clear()
+    gd.gd_intr_nesting_level = 0
+    if td.td_exclreq:
+        drop_exclreq(td)
+    if td.td_flags & TDF_TSLEEPQ:
+        tsleep_remove(gd, td)
+    dequeue(gd, td)
+    td.td_flags = td.td_flags & ~TDF_RUNNING | TDF_EXITING
+    gd.gd_curthread = gd.gd_idlethread
+    if exc is not None and td.td_on_exit is None and not td.td_joiners:
+        report(domain, td, exc)
+    if not td.td_holds:
+        finish_exit(td)
+    else:
+        td.td_wmesg = "exitwait"
+    return TRAP_DONE
+
+
+def report(domain: Domain, td: Thread, exc: BaseException) -> None:
+    """Log an exception that nobody waits for, with the await stack of its thread, and call the panic hook."""
+    stack = "".join(traceback.format_exception(exc)).rstrip()
+    log.error("%s died: %s\n%s", thread_label(td), exc, stack)
+    domain.panic_hook(td, exc)
+
+
+def _left_behind(td: Thread) -> str:
+    if td.td_toks:
+        return f"holding token '{td.td_toks[-1].tr_tok.t_desc}'"
+    if td.td_critcount:
+        return f"in {td.td_critcount} critical section(s)"
+    if td.td_cscount:
+        return "mastering a cpusync"
+    if td.td_gd.gd_intr_nesting_level:
+        return "in a hard section"
+    return ""
+
+
+def _bad_trap(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> int:
+    """The thread awaited something foreign: raise it there, so that its `finally` clauses run."""
+    panic = KernelPanic(f"{thread_label(td)} awaited something that is no kernel service: it yielded {trap!r}")
+    assert td.td_coro is not None
+    gd.gd_curthread = td
+    td.td_flags |= TDF_RUNNING
+    try:
+        td.td_coro.throw(panic)
+    except StopIteration as end:
+        return thread_ended(gd, td, end.value, panic)
+    except BaseException as exc:  # noqa: BLE001 - as in `resume`
+        return thread_ended(gd, td, None, exc)
+    td.td_coro.close()
+    return thread_ended(gd, td, None, panic)
+
+
+def abandon(td: Thread) -> None:
+    """At the shutdown of a domain: close a body that will never run again."""
+    if td.td_coro is not None:
+        td.td_coro.close()
+    td.td_flags = td.td_flags & ~TDF_EXITING | TDF_DEAD
