@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from kernelcore.defs import RQF_AST_LWKT_RESCHED, RQF_INTPEND, RQF_TIMER
+from kernelcore.defs import RQF_INTPEND, RQF_TIMER
 from kernelcore.globaldata import GlobalData, cpu, mycpu
 from kernelcore.ipiq import process_ipiq
 from kernelcore.panic import KernelPanic, thread_label
@@ -144,7 +144,7 @@ def splz() -> None:
 def splz_check() -> None:
     """Run pending work, unless the running thread is in a critical section."""
     gd = mycpu()
-    if not gd.gd_curthread.td_critcount and (gd.gd_ipimask or gd.gd_reqflags & ~RQF_AST_LWKT_RESCHED):
+    if not gd.gd_curthread.td_critcount and (gd.gd_ipimask or gd.gd_reqflags):
         splz()
 
 

@@ -35,8 +35,7 @@ NPRI: Final = 32
 KERN_DAEMON: Final = int(TDPRI.KERN_DAEMON)
 KERN_LPSCHED: Final = int(TDPRI.KERN_LPSCHED)
 
-# td_flags: written by the owning CPU only.
-TDF_RUNNING: Final = 0x0001  # its context is live on a CPU
+# td_flags: written by the owning CPU only. A thread runs if it is its CPU's gd_curthread.
 TDF_RUNQ: Final = 0x0002  # linked on its CPU's run queue (a running thread normally is, too)
 TDF_TSLEEPQ: Final = 0x0004  # hooked on a sleep queue, perhaps still executing
 TDF_TSLEEP_DESCHEDULED: Final = 0x0008  # truly asleep in tsleep
@@ -55,12 +54,12 @@ TDF_DEAD: Final = 0x2000  # fully exited: off every list
 # ask for stands in gd_ipimask, which takes atomic single-item updates.
 RQF_INTPEND: Final = 0x01  # deferred work waits in gd_intpend
 RQF_TIMER: Final = 0x02  # a callout may have expired
-RQF_AST_LWKT_RESCHED: Final = 0x04  # another thread should get its turn
 
 # What a thread's coroutine yields to the run loop.
-TRAP_SWITCH: Final = 0  # switch: the thread has descheduled itself, or merely lets a better one run
+TRAP_SWITCH: Final = 0  # run the best ready thread
 TRAP_YIELD: Final = 1  # go behind the equals, then switch
 TRAP_MIGRATE: Final = 2  # continue on td_migrate_gd
+TRAP_BLOCK: Final = 4  # deschedule me, then switch
 TRAP_PREEMPT: Final = 3  # an interleaving point of the simulator: tokens stay held
 
 # Flags of tsleep.

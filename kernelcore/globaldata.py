@@ -82,12 +82,12 @@ class GlobalData:
         "gd_other_cpus",
         "gd_processing_ipiq",
         "gd_reqflags",
+        "gd_resched",
         "gd_runmask",
         "gd_runqs",
         "gd_slab",
         "gd_spinlocks",
         "gd_tdallq",
-        "gd_tdrunqcount",
         "gd_tok_rounds",
         "gd_tsleep_hash",
     )
@@ -102,9 +102,9 @@ class GlobalData:
         self.gd_other_cpus = ((1 << ncpus) - 1) & ~self.gd_cpumask
         self.gd_freetd: Thread | None = None
         self.gd_reqflags = 0
+        self.gd_resched = False  # a better thread became ready, or the tick says it is another's turn
         self.gd_runqs: list[deque[Thread]] = [deque() for _ in range(NPRI)]
         self.gd_runmask = 0
-        self.gd_tdrunqcount = 0
         self.gd_tdallq: dict[Thread, None] = {}
         self.gd_intr_nesting_level = 0
         self.gd_spinlocks = 0
@@ -122,6 +122,11 @@ class GlobalData:
         self.gd_slab: Any = None
         self.gd_objcache: dict[Any, Any] = {}
         self.gd_cnt = CpuCounters()
+
+    @property
+    def gd_tdrunqcount(self) -> int:
+        """How many threads are on the run queues, the running one included."""
+        return sum(map(len, self.gd_runqs))
 
     def __repr__(self) -> str:
         return f"<cpu {self.gd_cpuid} of {self.gd_domain.name}>"

@@ -16,7 +16,6 @@ from kernelcore.defs import (
     TDF_EXITING,
     TDF_MIGRATING,
     TDF_NOSTART,
-    TDF_RUNNING,
     TDF_RUNQ,
     TDF_TSLEEP_DESCHEDULED,
     TDF_TSLEEPQ,
@@ -67,31 +66,28 @@ def check_domain(domain: Domain) -> None:
 
 
 def _check_queues(gd: GlobalData) -> None:
-    total = 0
     for pri, q in enumerate(gd.gd_runqs):
         if bool(q) != bool(gd.gd_runmask & (1 << pri)):
             raise KernelPanic(f"T1: cpu {gd.gd_cpuid} queue {pri} and the run mask disagree")
-        total += len(q)
         for td in q:
             if td.td_gd is not gd or not td.td_flags & TDF_RUNQ or td.td_pri != pri:
                 raise KernelPanic(f"T1: {thread_label(td)} is on queue {pri} of cpu {gd.gd_cpuid}")
         if len(set(q)) != len(q):
             raise KernelPanic(f"T1: a thread is twice on queue {pri} of cpu {gd.gd_cpuid}")
-    if total != gd.gd_tdrunqcount:
-        raise KernelPanic(f"T1: cpu {gd.gd_cpuid} counts {gd.gd_tdrunqcount} ready threads, has {total}")
 
 
 def _check_thread(gd: GlobalData, td: Thread) -> None:
     flags = td.td_flags
     if td.td_gd is not gd:
         raise KernelPanic(f"T5: {thread_label(td)} is on the list of cpu {gd.gd_cpuid}")
-    if flags & TDF_RUNNING and gd.gd_curthread is not td:
-        raise KernelPanic(f"T2: {thread_label(td)} is RUNNING but not current")
+    for other in gd.gd_domain.gds:
+        if other is not gd and other.gd_curthread is td:
+            raise KernelPanic(f"T2: {thread_label(td)} runs on cpu {other.gd_cpuid}")
     if flags & TDF_DEAD:
         raise KernelPanic(f"T6: {thread_label(td)} is dead but still listed")
     if td.td_critcount < 0:
         raise KernelPanic(f"C1: {thread_label(td)} has critical count {td.td_critcount}")
-    if flags & (TDF_RUNNING | TDF_EXITING):
+    if gd.gd_curthread is td or flags & TDF_EXITING:
         return
     if not flags & (_WAITS | TDF_NOSTART):
         raise KernelPanic(f"T4: {thread_label(td)} is lost: not ready, not asleep, not migrating")

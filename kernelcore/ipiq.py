@@ -15,6 +15,7 @@ Functions run in a critical section with the nesting level raised: they may sche
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -37,9 +38,10 @@ WAIT_PANIC_S: Final = 10.0
 class Ipiq:
     """The FIFO of one (source, target) pair. Indices only grow."""
 
-    __slots__ = ("depth", "fifo", "rindex", "windex", "xindex")
+    __slots__ = ("depth", "fifo", "high", "rindex", "windex", "xindex")
 
-    def __init__(self) -> None:
+    def __init__(self, bounded: bool) -> None:
+        self.high = FIFO_HIGH if bounded else sys.maxsize  # more in use than this: the sender waits
         self.fifo: deque[tuple[IpiFunc, Any, int]] = deque()
         self.windex = 0
         self.rindex = 0
@@ -60,7 +62,7 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
     cnt = gd.gd_cnt
     cnt.ipiq_count += 1
     q = gd.gd_ipiq[target.gd_cpuid]
-    if gd.gd_domain.ipiq_bounded and q.windex - q.rindex > FIFO_HIGH:
+    if q.windex - q.rindex > q.high:
         td.td_critcount += 1
         gd.gd_intr_nesting_level += 1
         cnt.ipiq_fifofull += 1
@@ -93,7 +95,7 @@ def send_ipiq_passive(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: i
     if target is gd:
         raise KernelPanic(f"passive IPI to oneself on cpu {gd.gd_cpuid} from {thread_label(gd.gd_curthread)}")
     q = gd.gd_ipiq[target.gd_cpuid]
-    if gd.gd_domain.ipiq_bounded and q.windex - q.rindex > FIFO_HIGH:
+    if q.windex - q.rindex > q.high:
         return send_ipiq(target, fn, arg1, arg2)
     gd.gd_cnt.ipiq_passive += 1
     q.fifo.append((fn, arg1, arg2))

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from kernelcore.crit import crit_enter, crit_exit, splz
 from kernelcore.defs import (
     NPRI,
-    RQF_AST_LWKT_RESCHED,
     TDF_BLOCKED,
     TDF_DEAD,
     TDF_EXITING,
@@ -23,10 +22,10 @@ from kernelcore.defs import (
     TDF_IDLE,
     TDF_MIGRATING,
     TDF_NOSTART,
-    TDF_RUNNING,
     TDF_RUNQ,
     TDF_TSLEEP_DESCHEDULED,
     TDF_TSLEEPQ,
+    TRAP_BLOCK,
     TRAP_MIGRATE,
     TRAP_PREEMPT,
     TRAP_SWITCH,
@@ -58,6 +57,7 @@ class Trap(tuple[int]):
         __await__ = tuple.__iter__
 
 
+BLOCK: Final = Trap((TRAP_BLOCK,))
 SWITCH: Final = Trap((TRAP_SWITCH,))
 YIELD: Final = Trap((TRAP_YIELD,))
 MIGRATE: Final = Trap((TRAP_MIGRATE,))
@@ -97,9 +97,15 @@ def enqueue(gd: GlobalData, td: Thread) -> None:
     gd.gd_runqs[pri].append(td)
     bit = 1 << pri
     if gd.gd_runmask < bit:
-        gd.gd_reqflags |= RQF_AST_LWKT_RESCHED
+        gd.gd_resched = True
     gd.gd_runmask |= bit
-    gd.gd_tdrunqcount += 1
+
+
+def enqueue_first(gd: GlobalData, td: Thread) -> None:
+    """Put `td`, which is on no queue, before its equals: for a thread that is driven at once."""
+    td.td_flags |= TDF_RUNQ
+    gd.gd_runqs[td.td_pri].appendleft(td)
+    gd.gd_runmask |= 1 << td.td_pri
 
 
 def dequeue(gd: GlobalData, td: Thread) -> None:
@@ -114,7 +120,6 @@ def dequeue(gd: GlobalData, td: Thread) -> None:
         q.remove(td)
     if not q:
         gd.gd_runmask &= ~(1 << td.td_pri)
-    gd.gd_tdrunqcount -= 1
 
 
 def lwkt_schedule(td: Thread) -> None:
@@ -196,7 +201,7 @@ def schedulerclock(gd: GlobalData) -> None:
         q = gd.gd_runqs[mask.bit_length() - 1]
         if len(q) > 1:
             q.rotate(-1)
-            gd.gd_reqflags |= RQF_AST_LWKT_RESCHED
+            gd.gd_resched = True
 
 
 def tsleep_remove(gd: GlobalData, td: Thread) -> None:
@@ -243,11 +248,11 @@ async def lwkt_yield() -> None:
     """Run pending work; if another thread should get its turn, go behind the equals and switch. Cheap in a loop."""
     gd = cpu.gd
     td = gd.gd_curthread
-    if not td.td_critcount and (gd.gd_ipimask or gd.gd_reqflags & ~RQF_AST_LWKT_RESCHED):
+    if not td.td_critcount and (gd.gd_ipimask or gd.gd_reqflags):
         splz()
-    if gd.gd_reqflags & RQF_AST_LWKT_RESCHED:
+    if gd.gd_resched:
         assert_can_block(gd, "lwkt_yield")
-        gd.gd_reqflags &= ~RQF_AST_LWKT_RESCHED
+        gd.gd_resched = False
         await YIELD
 
 
@@ -263,18 +268,21 @@ async def lwkt_yield_quick() -> None:
 async def lwkt_user_yield() -> None:
     """Let equals and betters run, and the host too when the pump's budget is spent; for long CPU-bound threads."""
     gd = cpu.gd
-    if not gd.gd_curthread.td_critcount and (gd.gd_ipimask or gd.gd_reqflags & ~RQF_AST_LWKT_RESCHED):
+    if not gd.gd_curthread.td_critcount and (gd.gd_ipimask or gd.gd_reqflags):
         splz()
     if gd.gd_intr_nesting_level or gd.gd_spinlocks or gd.gd_curthread.td_flags & TDF_IDLE:
         assert_can_block(gd, "lwkt_user_yield")
-    gd.gd_reqflags &= ~RQF_AST_LWKT_RESCHED
+    gd.gd_resched = False
     await YIELD
 
 
 def should_yield() -> bool:
     """Tell whether `lwkt_user_yield` would let somebody else run: a plain test to guard the await."""
     gd = cpu.gd
-    return bool(gd.gd_reqflags or gd.gd_ipimask or gd.gd_tdrunqcount > 1 or gd.gd_domain.pump_expired())
+    mask = gd.gd_runmask
+    if gd.gd_resched or gd.gd_reqflags or gd.gd_ipimask:
+        return True
+    return bool(mask & (mask - 1) or len(gd.gd_runqs[mask.bit_length() - 1]) > 1) or gd.gd_domain.pump_expired()
 
 
 async def preempt_point() -> None:
@@ -350,7 +358,8 @@ def lwkt_acquire(td: Thread) -> None:
     if not td.td_flags & TDF_MIGRATING:
         raise KernelPanic(f"lwkt_acquire: {thread_label(td)} was not given away")
     crit_enter()
-    while td.td_flags & TDF_RUNNING:
+    old = td.td_gd
+    while old.gd_curthread is td:
         process_ipiq()
         gd.gd_domain.spin(gd)
     td.td_gd = gd
@@ -370,6 +379,8 @@ def _leave_cpu(gd: GlobalData, td: Thread) -> None:
 def thread_state(td: Thread) -> str:
     """Return the letter `ps` shows: R runs, Q queued, T token, S sleeps, B blocked, M migrates, Z ended, N new."""
     flags = td.td_flags
+    if td.td_gd.gd_curthread is td and not flags & TDF_IDLE:
+        return "R"
     for bit, letter in _STATES:
         if flags & bit:
             return letter
@@ -382,7 +393,6 @@ _STATES: Final[tuple[tuple[int, str], ...]] = (
     (TDF_IDLE, "I"),
     (TDF_DEAD | TDF_EXITING, "Z"),
     (TDF_MIGRATING, "M"),
-    (TDF_RUNNING, "R"),
     (TDF_NOSTART, "N"),
     (TDF_BLOCKED, "B"),
 )

@@ -28,7 +28,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData, cpu, mycpu
 from kernelcore.ipiq import send_ipiq
 from kernelcore.panic import WrongContext
-from kernelcore.sched import ASLEEP, SWITCH, assert_can_block, dequeue, enqueue, tsleep_remove
+from kernelcore.sched import ASLEEP, BLOCK, assert_can_block, enqueue, tsleep_remove
 
 if TYPE_CHECKING:
     from kernelcore.serialize import Serializer, Spinlock
@@ -96,9 +96,8 @@ async def tsleep(ident: Hashable, flags: int = 0, wmesg: str = "", timo: float =
         if timer is None:
             timer = td.td_callout = Callout(_timeout, td)
         timer.reset(timo)
-    dequeue(gd, td)
     td.td_flags |= TDF_TSLEEP_DESCHEDULED
-    await SWITCH
+    await BLOCK
     if timer is not None:
         timer.stop()
     if td.td_flags & TDF_TSLEEPQ:  # a stray schedule, not a wakeup
@@ -166,9 +165,8 @@ async def lwkt_sleep(wmesg: str, flags: int = 0) -> int:
             return _take_signal(td)
         td.td_flags |= TDF_SINTR
     td.td_wmesg = wmesg
-    dequeue(gd, td)
     td.td_flags |= TDF_BLOCKED
-    await SWITCH
+    await BLOCK
     td.td_flags &= ~(TDF_BLOCKED | TDF_SINTR)
     td.td_wmesg = ""
     return _take_signal(td) if td.td_sleep_result else 0

@@ -16,9 +16,9 @@ from kernelcore.defs import (
     LWKT_SPIN_LOOPS,
     TDF_DEAD,
     TDF_EXITING,
-    TDF_RUNNING,
     TDF_RUNQ,
     TDF_TSLEEPQ,
+    TRAP_BLOCK,
     TRAP_MIGRATE,
     TRAP_PREEMPT,
     TRAP_SWITCH,
@@ -69,45 +69,49 @@ def resume(domain: Domain, gd: GlobalData, td: Thread) -> int:
 
     After TRAP_PREEMPT (simulator only) the thread is still the current one and holds its tokens.
     """
-    gd.gd_curthread = td
-    if not td.td_flags & TDF_RUNNING:
-        td.td_flags |= TDF_RUNNING
+    if gd.gd_curthread is not td:
+        gd.gd_curthread = td
         td.td_switches += 1
         gd.gd_cnt.v_swtch += 1
         if td.td_toks and not domain.contended:
             switch_in(td)
     try:
         trap = td.td_send(None)
-    except StopIteration as end:
-        return thread_ended(gd, td, end.value, None)
-    except ThreadExit as end:
-        return thread_ended(gd, td, end.value, None)
     except BaseException as exc:  # noqa: BLE001 - recorded, logged, and handed to a joiner or the panic hook
-        return thread_ended(gd, td, None, exc)
-    if trap is TRAP_PREEMPT:
-        if domain.interleaved:
-            return TRAP_PREEMPT
-        trap = TRAP_YIELD
+        return thread_raised(gd, td, exc)
+    if trap is TRAP_PREEMPT and domain.interleaved:
+        return TRAP_PREEMPT
+    return switched_out(domain, gd, td, trap)
+
+
+def switched_out(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> int:
+    """`td` has yielded `trap`: release its tokens where others may take them, and finish its business."""
     if td.td_toks_have and domain.contended:
         relalltokens(td)
+    if trap is TRAP_BLOCK:
+        dequeue(gd, td)
     if domain.debug:
         domain.check_switch_out(gd, td)
-    td.td_flags &= ~TDF_RUNNING
     gd.gd_curthread = gd.gd_idlethread
-    if trap is TRAP_SWITCH:
+    if trap is TRAP_BLOCK or trap is TRAP_SWITCH:
         return TRAP_SWITCH
-    if trap is TRAP_YIELD:
-        q = gd.gd_runqs[td.td_pri]
-        if q and q[0] is td:
-            q.rotate(-1)
-        elif td.td_flags & TDF_RUNQ:
+    if trap is TRAP_YIELD or trap is TRAP_PREEMPT:
+        if td.td_flags & TDF_RUNQ:
+            q = gd.gd_runqs[td.td_pri]
             q.remove(td)
             q.append(td)
         return TRAP_YIELD
     if trap is TRAP_MIGRATE and td.td_migrate_gd is not None:
         send_ipiq(td.td_migrate_gd, migrate_finish, td)
         return TRAP_MIGRATE
-    return _bad_trap(domain, gd, td, trap)
+    return _bad_trap(gd, td, trap)
+
+
+def thread_raised(gd: GlobalData, td: Thread, exc: BaseException) -> int:
+    """What left the body of `td` was `exc`: its return, its exit, or its death."""
+    if isinstance(exc, (StopIteration, ThreadExit)):
+        return thread_ended(gd, td, exc.value, None)
+    return thread_ended(gd, td, None, exc)
 
 
 def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException | None) -> int:
@@ -130,7 +134,7 @@ def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException |
     if td.td_flags & TDF_TSLEEPQ:
         tsleep_remove(gd, td)
     dequeue(gd, td)
-    td.td_flags = td.td_flags & ~TDF_RUNNING | TDF_EXITING
+    td.td_flags = td.td_flags | TDF_EXITING
     gd.gd_curthread = gd.gd_idlethread
     if exc is not None and td.td_on_exit is None and not td.td_joiners:
         report(domain, td, exc)
@@ -160,12 +164,11 @@ def _left_behind(td: Thread) -> str:
     return ""
 
 
-def _bad_trap(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> int:
+def _bad_trap(gd: GlobalData, td: Thread, trap: object) -> int:
     """The thread awaited something foreign: raise it there, so that its `finally` clauses run."""
     panic = KernelPanic(f"{thread_label(td)} awaited something that is no kernel service: it yielded {trap!r}")
     assert td.td_coro is not None
     gd.gd_curthread = td
-    td.td_flags |= TDF_RUNNING
     try:
         td.td_coro.throw(panic)
     except StopIteration as end:

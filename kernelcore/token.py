@@ -13,7 +13,7 @@ generation.
 *Contended* (the simulator, ThreadHost). `t_count` counts as in DragonFly: bit 0 EXCLUSIVE, bit 1 EXCLREQ, the rest
 references in steps of 4. The scheduler acquires the whole stack of a thread or nothing (`getalltokens`). EXCLREQ, set
 by a blocking exclusive attempt that fails, refuses new shared holders unless they hold a reference already; it belongs
-to its requester and is cleared when that thread succeeds, ends or is descheduled. Enforcing it needs the sorted fallback:
+to its requester and is cleared when that thread succeeds, ends or is descheduled. It needs the sorted fallback:
 after ten rounds in which nothing could run, sets are acquired in token order, which rules out the livelock of two
 pollers that take partial sets in opposite order. `aget` and `async with` work in both regimes.
 """
@@ -121,18 +121,14 @@ class Token:
             WrongContext: on another OS thread, in another domain, outside a kernel thread, or in a contended domain.
             KernelPanic: the thread holds it shared (it could never succeed), or holds 32 tokens.
         """
-        gd = cpu.gd
-        if get_ident() != self.t_ident or gd.gd_domain is not self.t_domain:
+        if get_ident() != self.t_ident:
             self._refuse("get")
-        td = gd.gd_curthread
+        td = cpu.gd.gd_curthread
         toks = td.td_toks
+        if self.t_last is not td:
+            self._new_holder(td)
         if toks:
             self._check_stack(td, toks)
-        elif td.td_flags & TDF_IDLE:
-            self._refuse("get")
-        if self.t_last is not td:
-            self.t_last = td
-            self.t_gen += 1
         toks.append(self)
 
     def get_shared(self) -> None:
@@ -165,13 +161,11 @@ class Token:
         toks = td.td_toks
         if not toks or toks[-1].tr_tok is not self:
             self._refuse_rel(td)
-        if self.t_ident:
-            toks.pop()
-            return
-        with self.t_lock:
-            self._drop(td)
         toks.pop()
-        td.td_toks_have = len(toks)
+        if not self.t_ident:
+            with self.t_lock:
+                self._drop(td)
+            td.td_toks_have = len(toks)
 
     __enter__ = get
 
@@ -332,6 +326,13 @@ class Token:
         gd.gd_cnt.v_lock_name = self.t_desc
 
     # ------------------------------------------------------------------- errors
+
+    def _new_holder(self, td: Thread) -> None:
+        """Another thread than the last one takes it exclusively: the cold part of `get`."""
+        if td.td_flags & TDF_IDLE or td.td_gd.gd_domain is not self.t_domain:
+            self._refuse("get")
+        self.t_last = td
+        self.t_gen += 1
 
     def _check_stack(self, td: Thread, toks: list[Token | SharedRef]) -> None:
         if len(toks) >= MAXTOKENS:

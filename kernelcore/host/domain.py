@@ -22,17 +22,21 @@ from kernelcore.callout import next_deadline, run_callouts
 from kernelcore.crit import intr_post, splz
 from kernelcore.defs import (
     KERN_DAEMON,
-    RQF_AST_LWKT_RESCHED,
     RQF_INTPEND,
     RQF_TIMER,
     TDF_IDLE,
     TDF_SYSCALL,
+    TRAP_BLOCK,
+    TRAP_SWITCH,
+    TRAP_YIELD,
 )
 from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.ipiq import Ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
-from kernelcore.switch import abandon, resume
+from kernelcore.sched import dequeue, enqueue_first
+from kernelcore.switch import abandon, resume, switched_out, thread_raised
 from kernelcore.thread import Thread
+from kernelcore.token import switch_in
 
 if TYPE_CHECKING:
     from kernelcore.token import Token
@@ -84,7 +88,7 @@ class Domain:
         self.syscalls = 0
         self.gds = [GlobalData(self, n, ncpus) for n in range(ncpus)]
         for gd in self.gds:
-            gd.gd_ipiq = [Ipiq() for _ in range(ncpus)]
+            gd.gd_ipiq = [Ipiq(self.ipiq_bounded) for _ in range(ncpus)]
             gd.gd_idlethread = gd.gd_curthread = Thread(gd, f"idle_{gd.gd_cpuid}", 0, TDF_IDLE)
         self._next_cpu = 0
         self._running = False
@@ -132,38 +136,56 @@ class Domain:
             self._running = False
 
     def _run_cpu(self, gd: GlobalData, left: int) -> int:
-        """Run one CPU until it is idle or the budget is spent; return what is left of it."""
+        """Run one CPU until it is idle or the budget is spent; return what is left of it.
+
+        The hot loop: `switch.resume` for the traps of a domain without contention, written out.
+        """
         cpu.gd = gd
         runqs = gd.gd_runqs
-        check = CLOCK_EVERY
         clock = self.clock
         stats = self.stats
-        last = clock() if stats else 0.0
+        debug = self.debug
+        began = left
+        last = now = clock()
         while left > 0:
             if gd.gd_ipimask or gd.gd_reqflags:
+                gd.gd_curthread = gd.gd_idlethread
                 splz()
-                gd.gd_reqflags &= ~RQF_AST_LWKT_RESCHED
             mask = gd.gd_runmask
             if not mask:
                 gd.gd_cnt.v_idle += 1
                 break
-            td = runqs[mask.bit_length() - 1][0]
-            resume(self, gd, td)
-            if self._dropped_coroutine is not None:
-                self._raise_dropped()
+            q = runqs[mask.bit_length() - 1]
+            gd.gd_curthread = td = q[0]
+            left -= 1
+            td.td_switches += 1
+            if td.td_toks:
+                switch_in(td)
+            try:
+                trap = td.td_send(None)
+            except BaseException as exc:  # noqa: BLE001 - recorded, and handed to a joiner or the panic hook
+                thread_raised(gd, td, exc)
+            else:
+                if debug:
+                    switched_out(self, gd, td, trap)
+                elif trap is TRAP_BLOCK:
+                    dequeue(gd, td)
+                elif trap is TRAP_YIELD and q[0] is td:
+                    q.rotate(-1)
+                elif trap is not TRAP_SWITCH:
+                    switched_out(self, gd, td, trap)
             if stats:
                 now = clock()
                 td.td_cputime += now - last
                 last = now
-                if now > self._deadline:
-                    return 0
-            else:
-                check -= 1
-                if not check:
-                    check = CLOCK_EVERY
-                    if clock() > self._deadline:
-                        return 0
-            left -= 1
+            elif not left % CLOCK_EVERY:
+                now = clock()
+            if self._dropped_coroutine is not None:
+                self._raise_dropped()
+            if now > self._deadline:
+                left = min(left, 0)
+        gd.gd_curthread = gd.gd_idlethread
+        gd.gd_cnt.v_swtch += began - left
         return left
 
     def pump_expired(self) -> bool:
@@ -219,13 +241,7 @@ class Domain:
         cpu.gd = gd
         td = self.borrow(body, name)
         td.td_on_exit = _keep_exception
-        # On the queue like any running thread, but driven ahead of it: a request
-        # does not wait behind what the pump has left over.
-        gd.gd_runqs[KERN_DAEMON].appendleft(td)
-        gd.gd_runmask |= 1 << KERN_DAEMON
-        gd.gd_tdrunqcount += 1
-        td.td_flags |= 2
-        td.td_pri = KERN_DAEMON
+        enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
         with self._watch_coroutines():
             resume(self, gd, td)
         if self._dropped_coroutine is not None:

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 from kernelcore import invariants
 from kernelcore.callout import next_deadline
 from kernelcore.crit import splz
-from kernelcore.defs import RQF_AST_LWKT_RESCHED, RQF_INTPEND, RQF_TIMER
+from kernelcore.defs import RQF_INTPEND, RQF_TIMER
 from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.host.domain import Domain
 from kernelcore.panic import KernelPanic
@@ -291,7 +291,7 @@ class SimHost(Domain):
         if not idle:
             self._resume(gd, td)
             return
-        gd.gd_reqflags &= ~RQF_AST_LWKT_RESCHED
+        gd.gd_resched = False
         best = pick(gd)
         if best is not None:
             self._idling.discard(gd.gd_cpuid)
