@@ -118,6 +118,7 @@ class CpuSync:
             raise KernelPanic(f"a second cpusync by {thread_label(td)}, which masters one already")
         crit_enter()
         td.td_cscount += 1
+        gd.gd_intr_nesting_level += 1
         gd.gd_cnt.ipiq_cscount += 1
         self.cs_mack.clear()
         self.cs_done.clear()
@@ -129,6 +130,7 @@ class CpuSync:
     def _end(self, gd: GlobalData) -> None:
         gd.gd_csphase = PHASE_NONE
         gd.gd_curthread.td_cscount -= 1
+        gd.gd_intr_nesting_level -= 1
         crit_exit()
 
     def _run_here(self, gd: GlobalData) -> None:

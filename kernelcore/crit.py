@@ -88,6 +88,8 @@ def crit_enter_id(ident: str) -> None:
     """Enter a section under a name; `crit_exit_id` must leave it under the same name."""
     td = cpu.gd.gd_curthread
     td.td_critcount += 1
+    if td.td_crit_ids is None:
+        td.td_crit_ids = []
     td.td_crit_ids.append(ident)
 
 
@@ -97,10 +99,11 @@ def crit_exit_id(ident: str) -> None:
     Raises:
         KernelPanic: the newest named section has another name.
     """
-    td = cpu.gd.gd_curthread
+    td: Thread = cpu.gd.gd_curthread
     newest = td.td_crit_ids[-1] if td.td_crit_ids else None
     if newest != ident:
         raise KernelPanic(f"crit_exit '{ident}' but the newest section is '{newest}' in {thread_label(td)}")
+    assert td.td_crit_ids is not None
     td.td_crit_ids.pop()
     crit_exit()
 

@@ -80,7 +80,6 @@ class GlobalData:
         "gd_npoll",
         "gd_objcache",
         "gd_other_cpus",
-        "gd_processing_ipiq",
         "gd_reqflags",
         "gd_resched",
         "gd_runmask",
@@ -111,7 +110,6 @@ class GlobalData:
         self.gd_ipiq: list[Ipiq] = []
         self.gd_ipimask: dict[int, None] = {}
         self.gd_npoll = False
-        self.gd_processing_ipiq = 0
         self.gd_cpusyncq: list[CpuSync] = []
         self.gd_csphase = 0
         self.gd_intpend: deque[tuple[Callable[[Any], object], Any]] = deque()

@@ -181,38 +181,26 @@ def wait_ipiq(target: GlobalData, seq: int) -> None:
 def process_ipiq() -> None:
     """Run what other CPUs have sent to this one, each queue up to the `windex` seen, until nothing is left."""
     gd = cpu.gd
-    if not gd.gd_ipimask and not gd.gd_cpusyncq:
-        gd.gd_npoll = False
-        if not gd.gd_ipimask:
-            return
     td = gd.gd_curthread
+    mask = gd.gd_ipimask
     td.td_critcount += 1
     gd.gd_intr_nesting_level += 1
-    gd.gd_processing_ipiq += 1
     try:
         while True:
-            _process_sources(gd)
-            # A CPU that masters a cpusync of its own polls once; every other one stays here
-            # until its master lets go: that is what "quiescent" means.
-            while gd.gd_cpusyncq:
-                for cs in list(gd.gd_cpusyncq):
-                    cs.poll(gd)
-                if gd.gd_csphase or not gd.gd_cpusyncq:
-                    break
-                gd.gd_domain.spin(gd)
-                _process_sources(gd)
+            if mask:
+                _process_sources(gd, mask)
+            if gd.gd_cpusyncq:
+                _rest(gd, mask)
             # Release the latch, then look again: a sender that saw it taken did not signal.
             gd.gd_npoll = False
-            if not gd.gd_ipimask:
+            if not mask:
                 break
     finally:
-        gd.gd_processing_ipiq -= 1
         gd.gd_intr_nesting_level -= 1
         td.td_critcount -= 1
 
 
-def _process_sources(gd: GlobalData) -> None:
-    mask = gd.gd_ipimask
+def _process_sources(gd: GlobalData, mask: dict[int, None]) -> None:
     gds = gd.gd_domain.gds
     me = gd.gd_cpuid
     while mask:
@@ -233,6 +221,22 @@ def _process_sources(gd: GlobalData) -> None:
             q.depth -= 1
             if fifo:
                 mask[src] = None
+
+
+def _rest(gd: GlobalData, mask: dict[int, None]) -> None:
+    """Take part in the cpusyncs that have arrived.
+
+    A CPU that masters one of its own polls once; every other one stays here until its master lets go: that is what
+    "at rest" means. Other IPIs keep flowing.
+    """
+    while gd.gd_cpusyncq:
+        for cs in list(gd.gd_cpusyncq):
+            cs.poll(gd)
+        if gd.gd_csphase or not gd.gd_cpusyncq:
+            return
+        gd.gd_domain.spin(gd)
+        if mask:
+            _process_sources(gd, mask)
 
 
 def _call_here(gd: GlobalData, fn: IpiFunc, arg1: Any, arg2: int) -> None:

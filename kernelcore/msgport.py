@@ -7,9 +7,11 @@ both of which are exported from here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Final
 
+from kernelcore.defs import TDF_BLOCKED, TRAP_BLOCK
 from kernelcore.globaldata import cpu, curthread
 from kernelcore.msg import (
     EASYNC,
@@ -39,6 +41,7 @@ from kernelcore.port import (
     SpinPort,
     ThreadPort,
 )
+from kernelcore.sched import BLOCK
 from kernelcore.thread import Thread
 
 __all__ = [
@@ -186,7 +189,17 @@ async def domsg(port: Port, msg: LwktMsg, flags: int = 0) -> int:
     reply_port = msg.ms_reply_port
     if reply_port is None:
         raise KernelPanic(f"domsg to {port!r}: the message has no reply port")
-    return await reply_port.waitmsg(msg, flags)
+    gd = cpu.gd
+    td = gd.gd_curthread
+    if flags or gd.gd_intr_nesting_level or td.td_msgport is not reply_port:
+        return await reply_port.waitmsg(msg, flags)
+    while not msg.ms_flags & MSGF_DONE:  # waitmsg on one's own thread port, written out
+        reply_port.mpu_waiting = True
+        td.td_wmesg = "waitmsg"
+        td.td_flags |= TDF_BLOCKED
+        await BLOCK
+    reply_port.mpu_waiting = False
+    return msg.ms_error
 
 
 def forwardmsg(port: Port, msg: LwktMsg) -> int:
@@ -253,25 +266,36 @@ async def waitmsg(msg: LwktMsg, flags: int = 0) -> int:
     return await msg.ms_reply_port.waitmsg(msg, flags)
 
 
-async def service_loop(
+@types.coroutine
+def service_loop(
     port: Port,
-    dispatch: Callable[[Any], int | Awaitable[int]],
+    dispatch: Callable[[Any], int | Coroutine[Any, Any, int]],
     limit: int = SERVICE_LIMIT,
     rollup: Iterable[Callable[[], object]] = (),
-) -> None:
+) -> Generator[Any, Any, None]:
     """Serve `port` for ever: wait once, drain up to `limit` messages, then run the `rollup` hooks, and again.
 
     `dispatch(msg)` answers the result, or EASYNC where the handler will reply by itself; it may be async. It ends the
-    loop by `lwkt_exit`.
+    loop by `lwkt_exit`. A generator, since that is the fastest body a thread can have: await it, or make it the body.
     """
     hooks = tuple(rollup)
+    own = port if isinstance(port, ThreadPort) else None
     while True:
-        msg = await port.waitport()
+        msg = port.getport()
+        if msg is None:
+            if own is not None:  # ThreadPort.waitport, written out
+                td = cpu.gd.gd_curthread
+                own.mpu_waiting = True
+                td.td_wmesg = own.mp_name
+                td.td_flags |= TDF_BLOCKED
+                yield TRAP_BLOCK
+                continue
+            msg = yield from port.waitport().__await__()
         served = 0
         while msg is not None:
             error = dispatch(msg)
             if not isinstance(error, int):
-                error = await error
+                error = yield from error.__await__()
             if error != EASYNC:
                 replymsg(msg, error)
             served += 1

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from kernelcore.defs import PCATCH
+from kernelcore.defs import PCATCH, TDF_BLOCKED
 from kernelcore.globaldata import GlobalData, cpu, mycpu
 from kernelcore.ipiq import send_ipiq
 from kernelcore.msg import (
@@ -33,10 +33,12 @@ from kernelcore.msg import (
     abortmsg,
 )
 from kernelcore.panic import KernelPanic, thread_label
-from kernelcore.sched import lwkt_schedule
+from kernelcore.sched import BLOCK, enqueue
 from kernelcore.serialize import Serializer, Spinlock
 from kernelcore.sleep import lwkt_sleep, ssleep, wakeup, wakeup_mycpu, zsleep
 from kernelcore.thread import Thread
+
+_REPLIED: Final = MSGF_DONE | MSGF_REPLY
 
 
 class Port:
@@ -103,14 +105,11 @@ class Port:
     def enqueue_msg(self, msg: LwktMsg) -> None:
         """Link `msg`, and give the receipt that was asked for."""
         flags = msg.ms_flags
-        if flags & MSGF_PRIORITY:
-            self.mp_pri.append(msg)
-        else:
-            self.mp_queue.append(msg)
+        queue = self.mp_pri if flags & MSGF_PRIORITY else self.mp_queue
+        queue.append(msg)
         msg.ms_flags = (flags | MSGF_QUEUED) & ~MSGF_INTRANSIT
-        depth = len(self.mp_queue)
-        if depth > self.mpu_max:
-            self.mpu_max = depth
+        if len(queue) > self.mpu_max:
+            self.mpu_max = len(queue)
         if flags & MSGF_RECEIPT:
             msg.ms_flags &= ~MSGF_RECEIPT
             if msg.ms_receiptfn is not None:
@@ -150,34 +149,43 @@ class ThreadPort(Port):
 
     def putport(self, msg: LwktMsg) -> int:
         """Queue on the owner's CPU, by IPI where that is another one; wake the owner if it waits."""
-        if self.mpu_td.td_gd is cpu.gd:
-            self.mpu_puts += 1
-            self.enqueue_msg(msg)
-            if self.mpu_waiting:
-                lwkt_schedule(self.mpu_td)
-        else:
+        gd = cpu.gd
+        td = self.mpu_td
+        if td.td_gd is not gd:
             msg.ms_flags |= MSGF_INTRANSIT
-            send_ipiq(self.mpu_td.td_gd, self._put_remote, msg)
+            send_ipiq(td.td_gd, self._put_remote, msg)
+            return EASYNC
+        self.mpu_puts += 1
+        self.enqueue_msg(msg)
+        if self.mpu_waiting:
+            self.mpu_waiting = False
+            enqueue(gd, td)
         return EASYNC
 
     def replyport(self, msg: LwktMsg) -> None:
         """Complete `msg` on the owner's CPU: a SYNC one wakes the waiting owner, others are queued."""
-        if self.mpu_td.td_gd is not cpu.gd:
+        gd = cpu.gd
+        td = self.mpu_td
+        if td.td_gd is not gd:
             msg.ms_flags |= MSGF_INTRANSIT | MSGF_REPLY
-            send_ipiq(self.mpu_td.td_gd, self._reply_remote, msg)
+            send_ipiq(td.td_gd, self._reply_remote, msg)
             return
         self.mpu_replies += 1
         if msg.ms_flags & MSGF_SYNC:
-            msg.ms_flags = (msg.ms_flags | MSGF_DONE | MSGF_REPLY) & ~MSGF_INTRANSIT
+            msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_INTRANSIT
         else:
             self.enqueue_msg(msg)
-            msg.ms_flags |= MSGF_DONE | MSGF_REPLY
+            msg.ms_flags |= _REPLIED
         if self.mpu_waiting:
-            lwkt_schedule(self.mpu_td)
+            self.mpu_waiting = False
+            enqueue(gd, td)
 
     async def waitport(self, flags: int = 0) -> LwktMsg | None:
         """Wait for a message and take it; the owner only."""
-        self._assert_owner("waitport")
+        gd = cpu.gd
+        td = gd.gd_curthread
+        if td is not self.mpu_td:
+            self._refuse("waitport", td)
         while True:
             queue = self.mp_pri or self.mp_queue
             if queue:
@@ -185,37 +193,55 @@ class ThreadPort(Port):
                 msg.ms_flags &= ~MSGF_QUEUED
                 return msg
             self.mpu_waiting = True
-            error = await lwkt_sleep(self.mp_name, flags)
-            self.mpu_waiting = False
-            if error:
-                return None
+            if flags or gd.gd_intr_nesting_level:
+                if await lwkt_sleep(self.mp_name, flags):
+                    self.mpu_waiting = False
+                    return None
+            else:  # lwkt_sleep, written out
+                td.td_wmesg = self.mp_name
+                td.td_flags |= TDF_BLOCKED
+                await BLOCK
 
     async def waitmsg(self, msg: LwktMsg, flags: int = 0) -> int:
         """Wait until `msg` is done; the owner only. A signal (PCATCH) sends one abort request, then waits on."""
-        self._assert_owner("waitmsg")
+        gd = cpu.gd
+        td = gd.gd_curthread
+        if td is not self.mpu_td:
+            self._refuse("waitmsg", td)
         while not msg.ms_flags & MSGF_DONE:
             self.mpu_waiting = True
-            error = await lwkt_sleep("waitmsg", flags)
-            self.mpu_waiting = False
-            if error:
-                flags &= ~PCATCH
-                abortmsg(msg)
-        return self.take_done(msg)
+            if flags or gd.gd_intr_nesting_level:
+                if await lwkt_sleep("waitmsg", flags):
+                    flags &= ~PCATCH
+                    abortmsg(msg)
+            else:  # lwkt_sleep, written out
+                td.td_wmesg = "waitmsg"
+                td.td_flags |= TDF_BLOCKED
+                await BLOCK
+        self.mpu_waiting = False
+        return self.take_done(msg) if msg.ms_flags & MSGF_QUEUED else msg.ms_error
 
     def getport(self) -> LwktMsg | None:
         """Take the oldest message; the owner only."""
-        self._assert_owner("getport")
-        return super().getport()
+        td = cpu.gd.gd_curthread
+        if td is not self.mpu_td:
+            self._refuse("getport", td)
+        queue = self.mp_pri or self.mp_queue
+        if not queue:
+            return None
+        msg = queue.popleft()
+        msg.ms_flags &= ~MSGF_QUEUED
+        return msg
 
     def dropmsg(self, msg: LwktMsg) -> int:
         """Take back a message that the owner has not seen; the owner only."""
-        self._assert_owner("dropmsg")
-        return self.drop_queued(msg)
-
-    def _assert_owner(self, what: str) -> None:
         td = cpu.gd.gd_curthread
         if td is not self.mpu_td:
-            raise KernelPanic(f"{what} on {self!r} of {thread_label(self.mpu_td)} by {thread_label(td)}")
+            self._refuse("dropmsg", td)
+        return self.drop_queued(msg)
+
+    def _refuse(self, what: str, td: Thread) -> None:
+        raise KernelPanic(f"{what} on {self!r} of {thread_label(self.mpu_td)} by {thread_label(td)}")
 
     def _put_remote(self, msg: LwktMsg, _arg2: int) -> None:
         self.putport(msg)  # looks at the owner's CPU again, and chases it
@@ -271,10 +297,10 @@ class SpinPort(Port):
                 # the mark of a wakeup that is still to come.
                 ident: object = msg
                 waiting = msg.ms_flags & MSGF_WAITING
-                msg.ms_flags = (msg.ms_flags | MSGF_DONE | MSGF_REPLY) & ~MSGF_WAITING
+                msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_WAITING
             else:
                 self.enqueue_msg(msg)
-                msg.ms_flags |= MSGF_DONE | MSGF_REPLY
+                msg.ms_flags |= _REPLIED
                 ident = self
                 waiting = self.mpu_waiters
         if waiting:
@@ -352,12 +378,12 @@ class SerializePort(Port):
         self.mpu_replies += 1
         if msg.ms_flags & MSGF_SYNC:
             waiting = msg.ms_flags & MSGF_WAITING
-            msg.ms_flags = (msg.ms_flags | MSGF_DONE | MSGF_REPLY) & ~MSGF_WAITING
+            msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_WAITING
             if waiting:
                 wakeup(msg)
             return
         self.enqueue_msg(msg)
-        msg.ms_flags |= MSGF_DONE | MSGF_REPLY
+        msg.ms_flags |= _REPLIED
         if self.mpu_waiters:
             wakeup(self)
 
@@ -425,7 +451,7 @@ class ReplyOnlyPort(Port):
     def replyport(self, msg: LwktMsg) -> None:
         """Mark it done and call the function."""
         self.mpu_replies += 1
-        msg.ms_flags = (msg.ms_flags | MSGF_DONE | MSGF_REPLY) & ~MSGF_INTRANSIT
+        msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_INTRANSIT
         self.mpu_fn(self, msg)
 
 
@@ -440,7 +466,7 @@ class NullReplyPort(Port):
     def replyport(self, msg: LwktMsg) -> None:
         """Mark it done."""
         self.mpu_replies += 1
-        msg.ms_flags = (msg.ms_flags | MSGF_DONE | MSGF_REPLY) & ~MSGF_INTRANSIT
+        msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_INTRANSIT
 
 
 class PanicPort(Port):

@@ -64,6 +64,7 @@ MIGRATE: Final = Trap((TRAP_MIGRATE,))
 PREEMPT: Final = Trap((TRAP_PREEMPT,))
 
 ASLEEP: Final = TDF_TSLEEPQ | TDF_TSLEEP_DESCHEDULED
+_WAITING: Final = TDF_BLOCKED | TDF_NOSTART
 _OFF_LIMITS: Final = TDF_RUNQ | TDF_MIGRATING | TDF_EXITING | TDF_DEAD
 
 
@@ -77,12 +78,12 @@ def assert_can_block(gd: GlobalData, what: str) -> None:
     td = gd.gd_curthread
     if td.td_flags & TDF_IDLE:
         raise WrongContext(f"{what} awaited outside a kernel thread: enter through the host's syscall")
-    if gd.gd_intr_nesting_level:
-        raise WrongContext(f"{what} in an IPI function or hard section under {thread_label(td)}: may not block")
     if gd.gd_spinlocks:
         raise WrongContext(f"{what} with a spinlock held in {thread_label(td)}")
     if td.td_cscount:
         raise WrongContext(f"{what} while mastering a cpusync in {thread_label(td)}")
+    if gd.gd_intr_nesting_level:
+        raise WrongContext(f"{what} in an IPI function or hard section under {thread_label(td)}: may not block")
 
 
 # ------------------------------------------------------------------ run queue
@@ -90,9 +91,10 @@ def assert_can_block(gd: GlobalData, what: str) -> None:
 
 def enqueue(gd: GlobalData, td: Thread) -> None:
     """Put `td` behind its equals on the run queue of its own CPU `gd`; no-op where it may not be queued."""
-    if td.td_flags & _OFF_LIMITS:
+    flags = td.td_flags
+    if flags & _OFF_LIMITS:
         return
-    td.td_flags |= TDF_RUNQ
+    td.td_flags = flags & ~_WAITING | TDF_RUNQ
     pri = td.td_pri
     gd.gd_runqs[pri].append(td)
     bit = 1 << pri
@@ -128,13 +130,6 @@ def lwkt_schedule(td: Thread) -> None:
     if td.td_gd is not gd:
         send_ipiq(td.td_gd, _schedule_remote, td)
         return
-    flags = td.td_flags
-    if flags & TDF_RUNQ:
-        return
-    if flags & TDF_BLOCKED:
-        td.td_flags = flags & ~TDF_BLOCKED
-    elif flags & TDF_NOSTART:
-        td.td_flags = flags & ~TDF_NOSTART
     enqueue(gd, td)
 
 
@@ -154,7 +149,7 @@ def lwkt_deschedule(td: Thread) -> None:
 
 def drop_exclreq(td: Thread) -> None:
     """Clear every EXCLREQ that is attributed to `td`: it was descheduled or has ended."""
-    for tok in list(td.td_exclreq):
+    for tok in list(td.td_exclreq or ()):
         tok.clear_exclreq(td)
 
 
@@ -270,7 +265,7 @@ async def lwkt_user_yield() -> None:
     gd = cpu.gd
     if not gd.gd_curthread.td_critcount and (gd.gd_ipimask or gd.gd_reqflags):
         splz()
-    if gd.gd_intr_nesting_level or gd.gd_spinlocks or gd.gd_curthread.td_flags & TDF_IDLE:
+    if gd.gd_intr_nesting_level or gd.gd_curthread.td_flags & TDF_IDLE:
         assert_can_block(gd, "lwkt_user_yield")
     gd.gd_resched = False
     await YIELD

@@ -130,9 +130,11 @@ class Spinlock:
         td: Thread = gd.gd_curthread
         td.td_critcount += 1
         gd.gd_spinlocks += 1
+        gd.gd_intr_nesting_level += 1
         if not self.l_lock.acquire(blocking=False):
             if self.l_owner is td:
                 gd.gd_spinlocks -= 1
+                gd.gd_intr_nesting_level -= 1
                 td.td_critcount -= 1
                 raise KernelPanic(f"spinlock '{self.l_desc}' taken twice by {thread_label(td)}")
             while not self.l_lock.acquire(blocking=False):
@@ -151,6 +153,7 @@ class Spinlock:
         self.l_owner = None
         self.l_lock.release()
         gd.gd_spinlocks -= 1
+        gd.gd_intr_nesting_level -= 1
         crit_exit()
 
     def __enter__(self) -> Spinlock:

@@ -77,7 +77,7 @@ async def tsleep(ident: Hashable, flags: int = 0, wmesg: str = "", timo: float =
     """
     gd = cpu.gd
     td: Thread = gd.gd_curthread
-    if td.td_flags & TDF_IDLE or gd.gd_intr_nesting_level or gd.gd_spinlocks or td.td_cscount:
+    if gd.gd_intr_nesting_level or td.td_flags & TDF_IDLE:
         assert_can_block(gd, f"tsleep({wmesg or ident!r})")
     if not flags & PINTERLOCKED:
         tsleep_interlock(ident)
@@ -103,7 +103,6 @@ async def tsleep(ident: Hashable, flags: int = 0, wmesg: str = "", timo: float =
     if td.td_flags & TDF_TSLEEPQ:  # a stray schedule, not a wakeup
         tsleep_remove(cpu.gd, td)
     td.td_flags &= ~TDF_SINTR
-    td.td_wmesg = ""
     result = td.td_sleep_result
     if result and result != EWOULDBLOCK:
         return _take_signal(td)
@@ -157,18 +156,19 @@ async def lwkt_sleep(wmesg: str, flags: int = 0) -> int:
     """
     gd = cpu.gd
     td = gd.gd_curthread
-    if td.td_flags & TDF_IDLE or gd.gd_intr_nesting_level or gd.gd_spinlocks or td.td_cscount:
+    if gd.gd_intr_nesting_level or td.td_flags & TDF_IDLE:
         assert_can_block(gd, f"lwkt_sleep({wmesg})")
-    td.td_sleep_result = 0
-    if flags & PCATCH:
-        if td.td_sig:
-            return _take_signal(td)
-        td.td_flags |= TDF_SINTR
     td.td_wmesg = wmesg
-    td.td_flags |= TDF_BLOCKED
+    if not flags & PCATCH:
+        td.td_flags |= TDF_BLOCKED
+        await BLOCK
+        return 0
+    if td.td_sig:
+        return _take_signal(td)
+    td.td_sleep_result = 0
+    td.td_flags |= TDF_SINTR | TDF_BLOCKED
     await BLOCK
-    td.td_flags &= ~(TDF_BLOCKED | TDF_SINTR)
-    td.td_wmesg = ""
+    td.td_flags &= ~TDF_SINTR
     return _take_signal(td) if td.td_sleep_result else 0
 
 
@@ -185,7 +185,6 @@ def lwkt_signal(td: Thread, error: int = EINTR) -> None:
     td.td_sleep_result = error
     if flags & TDF_TSLEEPQ:
         tsleep_remove(gd, td)
-    td.td_flags &= ~TDF_BLOCKED
     enqueue(gd, td)
 
 

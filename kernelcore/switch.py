@@ -117,18 +117,18 @@ def thread_raised(gd: GlobalData, td: Thread, exc: BaseException) -> int:
 def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException | None) -> int:
     """The body of `td` has ended: record how, check what it left behind, and let it go unless it is held."""
     domain = gd.gd_domain
-    if exc is None and (left := _left_behind(td)):
-        exc = KernelPanic(f"{thread_label(td)} ended {left}")
-    td.td_result = value
-    td.td_exc = exc
     if domain.contended:
         relalltokens(td)
-    td.td_toks.clear()
+    if td.td_toks or td.td_critcount or gd.gd_intr_nesting_level:
+        if exc is None:
+            exc = KernelPanic(f"{thread_label(td)} ended {_left_behind(td)}")
+        td.td_toks.clear()
+        td.td_critcount = td.td_cscount = gd.gd_spinlocks = gd.gd_csphase = gd.gd_intr_nesting_level = 0
+    td.td_result = value
+    td.td_exc = exc
     td.td_toks_have = 0
     td.td_toks_pending = False
-    td.td_critcount = 0
-    td.td_crit_ids.clear()
-    gd.gd_intr_nesting_level = 0
+    td.td_crit_ids = None
     if td.td_exclreq:
         drop_exclreq(td)
     if td.td_flags & TDF_TSLEEPQ:
@@ -155,13 +155,13 @@ def report(domain: Domain, td: Thread, exc: BaseException) -> None:
 def _left_behind(td: Thread) -> str:
     if td.td_toks:
         return f"holding token '{td.td_toks[-1].tr_tok.t_desc}'"
-    if td.td_critcount:
-        return f"in {td.td_critcount} critical section(s)"
+    if td.td_gd.gd_spinlocks:
+        return "holding a spinlock"
     if td.td_cscount:
         return "mastering a cpusync"
     if td.td_gd.gd_intr_nesting_level:
         return "in a hard section"
-    return ""
+    return f"in {td.td_critcount} critical section(s)"
 
 
 def _bad_trap(gd: GlobalData, td: Thread, trap: object) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from itertools import count
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from kernelcore.defs import (
@@ -24,7 +25,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData, cpu, curthread, mycpu
 from kernelcore.ipiq import send_ipiq
 from kernelcore.panic import KernelPanic, ThreadExit, WrongContext, thread_label
-from kernelcore.sched import lwkt_schedule, lwkt_switch
+from kernelcore.sched import enqueue, lwkt_schedule, lwkt_switch
 from kernelcore.sleep import tsleep, tsleep_interlock, wakeup
 
 if TYPE_CHECKING:
@@ -99,13 +100,13 @@ class Thread:
         self.td_pri = pri
         self.td_flags = flags
         self.td_critcount = 0
-        self.td_crit_ids: list[str] = []
+        self.td_crit_ids: list[str] | None = None  # containers that few threads need are made when needed
         self.td_nest_count = 0
         self.td_cscount = 0
         self.td_toks: list[Token | SharedRef] = []
         self.td_toks_have = 0
         self.td_toks_pending = False
-        self.td_exclreq: dict[Token, None] = {}
+        self.td_exclreq: dict[Token, None] | None = None
         self.td_contended = 0
         self.td_switches = 0
         self.td_cputime = 0.0
@@ -116,7 +117,7 @@ class Thread:
         self.td_callout: Callout | None = None
         self.td_msgport: ThreadPort | None = None
         self.td_migrate_gd: GlobalData | None = None
-        self.td_holds: dict[object, None] = {}
+        self.td_holds: dict[object, None] | None = None
         self.td_joiners = 0
         self.td_coro: Body | None = None
         self.td_send: Callable[[None], object] = _no_body
@@ -130,7 +131,7 @@ class Thread:
     @property
     def td_refs(self) -> int:
         """How many holds (`lwkt_hold`) keep the structure from going away."""
-        return len(self.td_holds)
+        return len(self.td_holds or ())
 
     @property
     def is_done(self) -> bool:
@@ -183,13 +184,20 @@ def lwkt_create(
         raise ValueError(f"priority {pri} is not in 0..{NPRI - 1}")
     target = domain.next_cpu() if cpu_id < 0 else domain.gds[cpu_id]
     td = Thread(target, name or str(getattr(func, "__name__", "thread")), pri, flags & TDF_FIXEDCPU | TDF_NOSTART)
-    td.set_body(func() if arg is _UNSET else func(arg))
+    body = func() if arg is _UNSET else func(arg)
+    if body.__class__ is CoroutineType:
+        td.td_coro = body
+        td.td_send = body.send
+    else:
+        td.set_body(body)
     if target is gd:
         gd.gd_tdallq[td] = None
+        if not flags & TDF_NOSTART:
+            enqueue(gd, td)
     else:
         send_ipiq(target, _link_remote, td)
-    if not flags & TDF_NOSTART:
-        lwkt_schedule(td)
+        if not flags & TDF_NOSTART:
+            lwkt_schedule(td)
     return td
 
 
@@ -204,6 +212,8 @@ def lwkt_exit(value: object = None) -> None:
 
 def lwkt_hold(td: Thread, holder: object) -> None:
     """Keep `td` from exiting completely; `holder` names the hold and must be used once at a time."""
+    if td.td_holds is None:
+        td.td_holds = {}
     if holder in td.td_holds:
         raise KernelPanic(f"{thread_label(td)} is already held by {holder!r}")
     td.td_holds[holder] = None
@@ -211,7 +221,7 @@ def lwkt_hold(td: Thread, holder: object) -> None:
 
 def lwkt_rele(td: Thread, holder: object) -> None:
     """Undo `lwkt_hold`; the last one lets an ended thread go, on its own CPU."""
-    if holder not in td.td_holds:
+    if td.td_holds is None or holder not in td.td_holds:
         raise KernelPanic(f"{thread_label(td)} is not held by {holder!r}")
     del td.td_holds[holder]
     if not td.td_holds and td.td_flags & TDF_EXITING:

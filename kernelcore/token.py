@@ -159,7 +159,7 @@ class Token:
         """
         td = cpu.gd.gd_curthread
         toks = td.td_toks
-        if not toks or toks[-1].tr_tok is not self:
+        if not toks or (toks[-1] is not self and toks[-1] is not self.t_shared):
             self._refuse_rel(td)
         toks.pop()
         if not self.t_ident:
@@ -278,6 +278,8 @@ class Token:
                 if blocking and self.t_exclreq is None:
                     self.t_exclreq = td
                     self.t_count |= TOK_EXCLREQ
+                    if td.td_exclreq is None:
+                        td.td_exclreq = {}
                     td.td_exclreq[self] = None
                 return False
             if self.t_exclreq is td:
@@ -318,7 +320,8 @@ class Token:
     def _clear_exclreq(self, td: Thread) -> None:
         self.t_exclreq = None
         self.t_count &= ~TOK_EXCLREQ
-        td.td_exclreq.pop(self, None)
+        if td.td_exclreq is not None:
+            td.td_exclreq.pop(self, None)
 
     def _collide(self, gd: GlobalData) -> None:
         self.t_collisions += 1

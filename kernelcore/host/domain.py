@@ -25,15 +25,16 @@ from kernelcore.defs import (
     RQF_INTPEND,
     RQF_TIMER,
     TDF_IDLE,
+    TDF_RUNQ,
     TDF_SYSCALL,
     TRAP_BLOCK,
     TRAP_SWITCH,
     TRAP_YIELD,
 )
 from kernelcore.globaldata import GlobalData, cpu
-from kernelcore.ipiq import Ipiq
+from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
-from kernelcore.sched import dequeue, enqueue_first
+from kernelcore.sched import enqueue_first
 from kernelcore.switch import abandon, resume, switched_out, thread_raised
 from kernelcore.thread import Thread
 from kernelcore.token import switch_in
@@ -145,12 +146,15 @@ class Domain:
         clock = self.clock
         stats = self.stats
         debug = self.debug
+        deadline = self._deadline
         began = left
         last = now = clock()
         while left > 0:
             if gd.gd_ipimask or gd.gd_reqflags:
                 gd.gd_curthread = gd.gd_idlethread
-                splz()
+                process_ipiq()
+                if gd.gd_reqflags:
+                    splz()
             mask = gd.gd_runmask
             if not mask:
                 gd.gd_cnt.v_idle += 1
@@ -168,8 +172,12 @@ class Domain:
             else:
                 if debug:
                     switched_out(self, gd, td, trap)
-                elif trap is TRAP_BLOCK:
-                    dequeue(gd, td)
+                    self._raise_dropped()
+                elif trap is TRAP_BLOCK and q[0] is td:
+                    q.popleft()  # dequeue, written out
+                    td.td_flags &= ~TDF_RUNQ
+                    if not q:
+                        gd.gd_runmask &= ~(1 << td.td_pri)
                 elif trap is TRAP_YIELD and q[0] is td:
                     q.rotate(-1)
                 elif trap is not TRAP_SWITCH:
@@ -180,9 +188,7 @@ class Domain:
                 last = now
             elif not left % CLOCK_EVERY:
                 now = clock()
-            if self._dropped_coroutine is not None:
-                self._raise_dropped()
-            if now > self._deadline:
+            if now > deadline:
                 left = min(left, 0)
         gd.gd_curthread = gd.gd_idlethread
         gd.gd_cnt.v_swtch += began - left
@@ -244,8 +250,7 @@ class Domain:
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
         with self._watch_coroutines():
             resume(self, gd, td)
-        if self._dropped_coroutine is not None:
-            self._raise_dropped()
+        self._raise_dropped()
         return td
 
     def syscall_plain(self, fn: Callable[..., T], *args: Any) -> T:
@@ -331,8 +336,6 @@ class Domain:
             for other in self.gds:
                 if other is not gd and other.gd_ipimask:
                     cpu.gd = other
-                    from kernelcore.ipiq import process_ipiq
-
                     process_ipiq()
                     progressed = True
         finally:
@@ -385,8 +388,8 @@ class Domain:
 
     def _raise_dropped(self) -> None:
         panic, self._dropped_coroutine = self._dropped_coroutine, None
-        assert panic is not None
-        raise panic
+        if panic is not None:
+            raise panic
 
     def stop(self) -> None:
         """Close every thread that has not ended. The domain cannot be used afterwards."""
