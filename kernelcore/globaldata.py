@@ -32,7 +32,6 @@ class CpuCounters:
 
     __slots__ = (
         "ipiq_avoided",
-        "ipiq_count",
         "ipiq_cscount",
         "ipiq_fifofull",
         "ipiq_passive",
@@ -47,7 +46,6 @@ class CpuCounters:
         self.v_idle = 0
         self.v_lock_colls = 0
         self.v_lock_name = ""
-        self.ipiq_count = 0
         self.ipiq_fifofull = 0
         self.ipiq_avoided = 0
         self.ipiq_passive = 0
@@ -71,7 +69,6 @@ class GlobalData:
         "gd_csphase",
         "gd_curthread",
         "gd_domain",
-        "gd_freetd",
         "gd_idlethread",
         "gd_intpend",
         "gd_intr_nesting_level",
@@ -99,7 +96,6 @@ class GlobalData:
         self.gd_cpuid = cpuid
         self.gd_cpumask = 1 << cpuid
         self.gd_other_cpus = ((1 << ncpus) - 1) & ~self.gd_cpumask
-        self.gd_freetd: Thread | None = None
         self.gd_reqflags = 0
         self.gd_resched = False  # a better thread became ready, or the tick says it is another's turn
         self.gd_runqs: list[deque[Thread]] = [deque() for _ in range(NPRI)]
@@ -120,6 +116,11 @@ class GlobalData:
         self.gd_slab: Any = None
         self.gd_objcache: dict[Any, Any] = {}
         self.gd_cnt = CpuCounters()
+
+    @property
+    def ipiq_count(self) -> int:
+        """How many IPIs this CPU has sent, passive ones not counted."""
+        return sum(q.windex for q in self.gd_ipiq) - self.gd_cnt.ipiq_passive
 
     @property
     def gd_tdrunqcount(self) -> int:

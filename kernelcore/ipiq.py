@@ -55,17 +55,15 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
     To oneself the function is called at once, in a critical section, and the result is 0.
     """
     gd = cpu.gd
-    td = gd.gd_curthread
     if target is gd:
         _call_here(gd, fn, arg1, arg2)
         return 0
-    cnt = gd.gd_cnt
-    cnt.ipiq_count += 1
     q = gd.gd_ipiq[target.gd_cpuid]
     if q.windex - q.rindex > q.high:
+        td = gd.gd_curthread
         td.td_critcount += 1
         gd.gd_intr_nesting_level += 1
-        cnt.ipiq_fifofull += 1
+        gd.gd_cnt.ipiq_fifofull += 1
         while q.windex - q.rindex > FIFO_LOW:
             _signal(target)
             process_ipiq()
@@ -76,7 +74,7 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
     q.windex += 1
     target.gd_ipimask[gd.gd_cpuid] = None
     if target.gd_npoll:
-        cnt.ipiq_avoided += 1
+        gd.gd_cnt.ipiq_avoided += 1
     else:
         target.gd_npoll = True
         gd.gd_domain.signal(target)
@@ -120,7 +118,6 @@ def send_ipiq_nowait(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: in
     q = gd.gd_ipiq[target.gd_cpuid]
     if gd.gd_domain.ipiq_bounded and q.windex - q.rindex >= FIFO_NOWAIT:
         return None
-    gd.gd_cnt.ipiq_count += 1
     q.fifo.append((fn, arg1, arg2))
     q.windex += 1
     target.gd_ipimask[gd.gd_cpuid] = None
@@ -183,14 +180,32 @@ def process_ipiq() -> None:
     gd = cpu.gd
     td = gd.gd_curthread
     mask = gd.gd_ipimask
+    gds = gd.gd_domain.gds
     td.td_critcount += 1
     gd.gd_intr_nesting_level += 1
     try:
         while True:
-            if mask:
-                _process_sources(gd, mask)
-            if gd.gd_cpusyncq:
-                _rest(gd, mask)
+            while mask:
+                src = mask.popitem()[0]
+                q = gds[src].gd_ipiq[gd.gd_cpuid]
+                fifo = q.fifo
+                q.depth += 1
+                try:
+                    for _ in range(q.windex - q.rindex):
+                        if not fifo:  # a nested frame took the rest
+                            break
+                        fn, arg1, arg2 = fifo.popleft()
+                        q.rindex += 1
+                        fn(arg1, arg2)
+                        if q.depth == 1:
+                            q.xindex = q.rindex
+                finally:
+                    q.depth -= 1
+                    if fifo:
+                        mask[src] = None
+            if gd.gd_cpusyncq and _must_rest(gd):
+                gd.gd_domain.spin(gd)  # other IPIs keep flowing
+                continue
             # Release the latch, then look again: a sender that saw it taken did not signal.
             gd.gd_npoll = False
             if not mask:
@@ -200,43 +215,14 @@ def process_ipiq() -> None:
         td.td_critcount -= 1
 
 
-def _process_sources(gd: GlobalData, mask: dict[int, None]) -> None:
-    gds = gd.gd_domain.gds
-    me = gd.gd_cpuid
-    while mask:
-        src = mask.popitem()[0]
-        q = gds[src].gd_ipiq[me]
-        fifo = q.fifo
-        q.depth += 1
-        try:
-            for _ in range(q.windex - q.rindex):
-                if not fifo:  # a nested frame took the rest
-                    break
-                fn, arg1, arg2 = fifo.popleft()
-                q.rindex += 1
-                fn(arg1, arg2)
-                if q.depth == 1:
-                    q.xindex = q.rindex
-        finally:
-            q.depth -= 1
-            if fifo:
-                mask[src] = None
+def _must_rest(gd: GlobalData) -> bool:
+    """Take part in the cpusyncs that have arrived; tell whether this CPU must stay at rest for one.
 
-
-def _rest(gd: GlobalData, mask: dict[int, None]) -> None:
-    """Take part in the cpusyncs that have arrived.
-
-    A CPU that masters one of its own polls once; every other one stays here until its master lets go: that is what
-    "at rest" means. Other IPIs keep flowing.
+    A CPU that masters one of its own polls once and goes on.
     """
-    while gd.gd_cpusyncq:
-        for cs in list(gd.gd_cpusyncq):
-            cs.poll(gd)
-        if gd.gd_csphase or not gd.gd_cpusyncq:
-            return
-        gd.gd_domain.spin(gd)
-        if mask:
-            _process_sources(gd, mask)
+    for cs in list(gd.gd_cpusyncq):
+        cs.poll(gd)
+    return bool(gd.gd_cpusyncq) and not gd.gd_csphase
 
 
 def _call_here(gd: GlobalData, fn: IpiFunc, arg1: Any, arg2: int) -> None:

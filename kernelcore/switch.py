@@ -134,7 +134,7 @@ def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException |
     if td.td_flags & TDF_TSLEEPQ:
         tsleep_remove(gd, td)
     dequeue(gd, td)
-    td.td_flags = td.td_flags | TDF_EXITING
+    td.td_flags |= TDF_EXITING
     gd.gd_curthread = gd.gd_idlethread
     if exc is not None and td.td_on_exit is None and not td.td_joiners:
         report(domain, td, exc)

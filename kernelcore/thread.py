@@ -180,9 +180,9 @@ def lwkt_create(
     """
     gd = mycpu()
     domain = gd.gd_domain
-    if not 0 <= pri < NPRI:
+    target = domain.gds[cpu_id] if cpu_id >= 0 else gd if domain.ncpus == 1 else domain.next_cpu()
+    if pri & ~(NPRI - 1):
         raise ValueError(f"priority {pri} is not in 0..{NPRI - 1}")
-    target = domain.next_cpu() if cpu_id < 0 else domain.gds[cpu_id]
     td = Thread(target, name or str(getattr(func, "__name__", "thread")), pri, flags & TDF_FIXEDCPU | TDF_NOSTART)
     body = func() if arg is _UNSET else func(arg)
     if body.__class__ is CoroutineType:
@@ -243,7 +243,6 @@ def finish_exit(td: Thread) -> None:
     gd = td.td_gd
     td.td_flags = td.td_flags & ~TDF_EXITING | TDF_DEAD
     gd.gd_tdallq.pop(td, None)
-    gd.gd_freetd = td
     td.td_coro = None
     td.td_send = _no_body
     if td.td_joiners or gd.gd_domain.ncpus > 1:
