@@ -38,7 +38,7 @@ def check_switch_out(gd: GlobalData, td: Thread) -> None:
     flags = td.td_flags
     if not flags & _WAITS:
         raise KernelPanic(f"T4: {thread_label(td)} switched out with nothing that could wake it")
-    if flags & TDF_RUNQ and td not in gd.gd_runqs[td.td_pri]:
+    if flags & TDF_RUNQ and td not in td.td_runq:
         raise KernelPanic(f"T1: {thread_label(td)} has RUNQ set but is not on queue {td.td_pri}")
     if flags & TDF_TSLEEPQ and td not in gd.gd_tsleep_hash.get(td.td_wchan, ()):
         raise KernelPanic(f"S: {thread_label(td)} has TSLEEPQ set but is on no sleep queue")
@@ -70,7 +70,7 @@ def _check_queues(gd: GlobalData) -> None:
         if bool(q) != bool(gd.gd_runmask & (1 << pri)):
             raise KernelPanic(f"T1: cpu {gd.gd_cpuid} queue {pri} and the run mask disagree")
         for td in q:
-            if td.td_gd is not gd or not td.td_flags & TDF_RUNQ or td.td_pri != pri:
+            if td.td_gd is not gd or not td.td_flags & TDF_RUNQ or td.td_pri != pri or td.td_runq is not q:
                 raise KernelPanic(f"T1: {thread_label(td)} is on queue {pri} of cpu {gd.gd_cpuid}")
         if len(set(q)) != len(q):
             raise KernelPanic(f"T1: a thread is twice on queue {pri} of cpu {gd.gd_cpuid}")

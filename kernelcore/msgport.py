@@ -168,10 +168,13 @@ def domsg_try(port: Port, msg: LwktMsg) -> int:
     msg.ms_flags = flags & ~_UNSENT | MSGF_SYNC
     msg.ms_target_port = port
     error = port.putport(msg)
-    if error != EASYNC:
-        port.mpu_sync += 1
-        msg.ms_error = error
-        msg.ms_flags |= MSGF_DONE | MSGF_REPLY
+    return error if error == EASYNC else _done_at_once(port, msg, error)
+
+
+def _done_at_once(port: Port, msg: LwktMsg, error: int) -> int:
+    port.mpu_sync += 1
+    msg.ms_error = error
+    msg.ms_flags |= MSGF_DONE | MSGF_REPLY
     return error
 
 
@@ -183,9 +186,14 @@ async def domsg(port: Port, msg: LwktMsg, flags: int = 0) -> int:
         msg: its reply port must be one that the running thread may wait on.
         flags: PCATCH: a signal asks the target to abort.
     """
-    error = domsg_try(port, msg)
+    mflags = msg.ms_flags
+    if mflags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+        _refuse_send(port, msg)
+    msg.ms_flags = mflags & ~_UNSENT | MSGF_SYNC
+    msg.ms_target_port = port
+    error = port.putport(msg)
     if error != EASYNC:
-        return error
+        return _done_at_once(port, msg, error)
     reply_port = msg.ms_reply_port
     if reply_port is None:
         raise KernelPanic(f"domsg to {port!r}: the message has no reply port")
@@ -281,16 +289,17 @@ def service_loop(
     hooks = tuple(rollup)
     own = port if isinstance(port, ThreadPort) else None
     while True:
-        msg = port.getport()
-        if msg is None:
-            if own is not None:  # ThreadPort.waitport, written out
+        msg: LwktMsg | None
+        if own is None:
+            msg = yield from port.waitport().__await__()
+        else:
+            while not own.mp_queue and not own.mp_pri:  # ThreadPort.waitport, written out
                 td = cpu.gd.gd_curthread
                 own.mpu_waiting = True
                 td.td_wmesg = own.mp_name
                 td.td_flags |= TDF_BLOCKED
                 yield TRAP_BLOCK
-                continue
-            msg = yield from port.waitport().__await__()
+            msg = own.getport()
         served = 0
         while msg is not None:
             error = dispatch(msg)

@@ -89,24 +89,31 @@ def assert_can_block(gd: GlobalData, what: str) -> None:
 # ------------------------------------------------------------------ run queue
 
 
+def set_home(td: Thread, gd: GlobalData, pri: int) -> None:
+    """Give `td`, which is on no queue, its CPU and priority, and with them its run queue."""
+    td.td_gd = gd
+    td.td_pri = pri
+    td.td_runq = gd.gd_runqs[pri]
+
+
 def enqueue(gd: GlobalData, td: Thread) -> None:
     """Put `td` behind its equals on the run queue of its own CPU `gd`; no-op where it may not be queued."""
     flags = td.td_flags
     if flags & _OFF_LIMITS:
         return
     td.td_flags = flags & ~_WAITING | TDF_RUNQ
-    pri = td.td_pri
-    gd.gd_runqs[pri].append(td)
-    bit = 1 << pri
-    if gd.gd_runmask < bit:
+    td.td_runq.append(td)
+    bit = 1 << td.td_pri
+    mask = gd.gd_runmask
+    if mask < bit:
         gd.gd_resched = True
-    gd.gd_runmask |= bit
+    gd.gd_runmask = mask | bit
 
 
 def enqueue_first(gd: GlobalData, td: Thread) -> None:
     """Put `td`, which is on no queue, before its equals: for a thread that is driven at once."""
     td.td_flags |= TDF_RUNQ
-    gd.gd_runqs[td.td_pri].appendleft(td)
+    td.td_runq.appendleft(td)
     gd.gd_runmask |= 1 << td.td_pri
 
 
@@ -115,7 +122,7 @@ def dequeue(gd: GlobalData, td: Thread) -> None:
     if not td.td_flags & TDF_RUNQ:
         return
     td.td_flags &= ~TDF_RUNQ
-    q = gd.gd_runqs[td.td_pri]
+    q = td.td_runq
     if q[0] is td:
         q.popleft()
     else:
@@ -178,10 +185,10 @@ def lwkt_setpri(td: Thread, pri: int) -> None:
         return
     if td.td_flags & TDF_RUNQ:
         dequeue(gd, td)
-        td.td_pri = pri
+        set_home(td, gd, pri)
         enqueue(gd, td)
     else:
-        td.td_pri = pri
+        set_home(td, gd, pri)
 
 
 def lwkt_setpri_self(pri: int) -> None:
@@ -321,7 +328,7 @@ async def lwkt_migratecpu(cpuid: int) -> None:
 def migrate_finish(td: Thread, _arg2: int) -> None:
     """On the target CPU, by IPI: take over a thread that its old CPU has fully switched out."""
     gd = cpu.gd
-    td.td_gd = gd
+    set_home(td, gd, td.td_pri)
     td.td_migrate_gd = None
     td.td_flags &= ~TDF_MIGRATING
     enqueue(gd, td)
@@ -357,7 +364,7 @@ def lwkt_acquire(td: Thread) -> None:
     while old.gd_curthread is td:
         process_ipiq()
         gd.gd_domain.spin(gd)
-    td.td_gd = gd
+    set_home(td, gd, td.td_pri)
     td.td_flags &= ~TDF_MIGRATING
     gd.gd_tdallq[td] = None
     crit_exit()

@@ -97,9 +97,8 @@ def switched_out(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> in
         return TRAP_SWITCH
     if trap is TRAP_YIELD or trap is TRAP_PREEMPT:
         if td.td_flags & TDF_RUNQ:
-            q = gd.gd_runqs[td.td_pri]
-            q.remove(td)
-            q.append(td)
+            td.td_runq.remove(td)
+            td.td_runq.append(td)
         return TRAP_YIELD
     if trap is TRAP_MIGRATE and td.td_migrate_gd is not None:
         send_ipiq(td.td_migrate_gd, migrate_finish, td)

@@ -81,6 +81,7 @@ class Thread:
         "td_on_exit",
         "td_pri",
         "td_result",
+        "td_runq",
         "td_send",
         "td_sig",
         "td_sleep_result",
@@ -95,6 +96,7 @@ class Thread:
 
     def __init__(self, gd: GlobalData, name: str, pri: int, flags: int = 0) -> None:
         self.td_gd = gd
+        self.td_runq = gd.gd_runqs[pri]  # follows td_gd and td_pri (sched.set_home)
         self.td_tid = next(_tids)
         self.td_comm = name
         self.td_pri = pri

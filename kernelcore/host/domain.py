@@ -34,7 +34,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
-from kernelcore.sched import enqueue_first
+from kernelcore.sched import enqueue_first, set_home
 from kernelcore.switch import abandon, resume, switched_out, thread_raised
 from kernelcore.thread import Thread
 from kernelcore.token import switch_in
@@ -214,7 +214,7 @@ class Domain:
         gd = self.gds[0]
         if self._free_threads:
             td = self._free_threads.pop()
-            td.td_gd = gd
+            set_home(td, gd, KERN_DAEMON)
             td.td_result = td.td_exc = None
             td.td_sig = 0
         else:
