@@ -23,7 +23,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData
 from kernelcore.ipiq import MAXCPUFIFO
 from kernelcore.panic import KernelPanic, thread_label
-from kernelcore.token import TOK_EXCLUSIVE, TOK_INCR
+from kernelcore.token_contended import TOK_EXCLREQ, TOK_EXCLUSIVE, TOK_INCR, ContendedToken
 
 if TYPE_CHECKING:
     from kernelcore.host.domain import Domain
@@ -136,14 +136,15 @@ def _check_tokens(domain: Domain, running: list[Thread]) -> None:
             if owner is not None and owner is not td:
                 raise KernelPanic(f"K1: token '{ref.tr_tok.t_desc}' is shared while held exclusively")
     for tok in list(domain.tokens):
+        assert isinstance(tok, ContendedToken)
         _check_count(tok, refs[tok], excl.get(tok))
 
 
-def _check_count(tok: Token, refs: int, owner: Thread | None) -> None:
+def _check_count(tok: ContendedToken, refs: int, owner: Thread | None) -> None:
     if tok.t_owner is not owner:
         raise KernelPanic(f"K1: token '{tok.t_desc}' names owner {tok.t_owner}, who does not run with it")
     counted = tok.t_count // TOK_INCR + (1 if tok.t_count & TOK_EXCLUSIVE else 0)
     if counted != refs:
         raise KernelPanic(f"K4: token '{tok.t_desc}' counts {counted} references, running holders have {refs}")
-    if (tok.t_exclreq is not None) != bool(tok.t_count & 2):
+    if (tok.t_exclreq is not None) != bool(tok.t_count & TOK_EXCLREQ):
         raise KernelPanic(f"K4: token '{tok.t_desc}' has EXCLREQ without a requester or the reverse")

@@ -29,7 +29,8 @@ from kernelcore.ipiq import send_ipiq
 from kernelcore.panic import KernelPanic, ThreadExit, thread_label
 from kernelcore.sched import dequeue, drop_exclreq, migrate_finish, tsleep_remove
 from kernelcore.thread import Thread, finish_exit
-from kernelcore.token import getalltokens, relalltokens, switch_in
+from kernelcore.token import switch_in
+from kernelcore.token_contended import getalltokens, relalltokens
 
 if TYPE_CHECKING:
     from kernelcore.host.domain import Domain

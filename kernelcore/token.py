@@ -4,18 +4,13 @@ A thread that blocks or switches for any reason loses all of its tokens and does
 back; what they protect may have changed meanwhile. `gen` tells cheaply whether it has: remember it, sleep, revalidate
 only if `changed_since(gen)`. Because a waiting thread holds nothing, no acquisition order can deadlock.
 
-Two regimes, chosen by the domain in which the token was made:
+Two regimes, chosen by the domain in which the token is made:
 
 *One OS thread carries all CPUs* (the domain of a mount, of a tool). The only other possible holder is not running, so a
 token is always free: `get`, `get_shared`, `rel` and `with` are plain calls that keep the stack, the LIFO check and the
 generation.
 
-*Contended* (the simulator, ThreadHost). `t_count` counts as in DragonFly: bit 0 EXCLUSIVE, bit 1 EXCLREQ, the rest
-references in steps of 4. The scheduler acquires the whole stack of a thread or nothing (`getalltokens`). EXCLREQ, set
-by a blocking exclusive attempt that fails, refuses new shared holders unless they hold a reference already; it belongs
-to its requester and is cleared when that thread succeeds, ends or is descheduled. It needs the sorted fallback:
-after ten rounds in which nothing could run, sets are acquired in token order, which rules out the livelock of two
-pollers that take partial sets in opposite order. `aget` and `async with` work in both regimes.
+*Contended* (the simulator, ThreadHost): see `token_contended`. `aget` and `async with` work in both.
 """
 
 from __future__ import annotations
@@ -26,17 +21,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from kernelcore.defs import MAXTOKENS, TDF_IDLE, TOKEN_POOL_SIZE
-from kernelcore.globaldata import GlobalData, cpu, mycpu
+from kernelcore.globaldata import cpu, mycpu
 from kernelcore.panic import KernelPanic, LimitExceeded, WrongContext, thread_label
-from kernelcore.sched import SWITCH, assert_can_block
 
 if TYPE_CHECKING:
     from kernelcore.host.domain import Domain
     from kernelcore.thread import Thread
-
-TOK_EXCLUSIVE: Final = 1
-TOK_EXCLREQ: Final = 2
-TOK_INCR: Final = 4
 
 _sequence = count(1)
 
@@ -70,20 +60,17 @@ class Token:
     """One token.
 
     A token is itself the exclusive reference that stands on the stacks of its holders; `t_shared` is the shared one.
+    `Token(desc)` makes the kind of token that the running domain, or `domain`, needs.
     """
 
     __slots__ = (
         "__weakref__",
         "t_collisions",
-        "t_count",
         "t_desc",
         "t_domain",
-        "t_exclreq",
         "t_gen",
         "t_ident",
         "t_last",
-        "t_lock",
-        "t_owner",
         "t_seq",
         "t_shared",
         "tr_tok",
@@ -91,20 +78,20 @@ class Token:
 
     tr_excl: Final = True
 
+    def __new__(cls, desc: str, domain: Domain | None = None) -> Token:
+        """Choose the class by the domain."""
+        del desc
+        kind = (mycpu().gd_domain if domain is None else domain).token_class
+        return object.__new__(kind)
+
     def __init__(self, desc: str, domain: Domain | None = None) -> None:
         self.t_domain = domain = mycpu().gd_domain if domain is None else domain
-        # get() compares this with the caller's OS thread; no OS thread matches 0 where plain
-        # gets are not allowed at all.
-        self.t_ident = 0 if domain.contended else get_ident()
+        self.t_ident = get_ident()
         self.t_desc = desc
         self.t_seq = next(_sequence)  # stands for the address in the sorted order
-        self.t_count = 0
-        self.t_owner: Thread | None = None
-        self.t_exclreq: Thread | None = None
         self.t_collisions = 0
         self.t_gen = 0
         self.t_last: Thread | None = None  # the last exclusive holder, None once somebody else shared it
-        self.t_lock = threading.Lock()  # makes one step of the contended regime atomic
         self.t_shared = SharedRef(self)
         self.tr_tok = self
         domain.register_token(self)
@@ -112,23 +99,21 @@ class Token:
     def __repr__(self) -> str:
         return f"<token '{self.t_desc}'>"
 
-    # ----------------------------------------------------- one OS thread: plain
-
     def get(self) -> None:
         """Take it exclusively; recursive. Plain: for a domain of one OS thread.
+
+        The caller's context is checked when the holder changes; a domain in debug mode checks it every time.
 
         Raises:
             WrongContext: on another OS thread, in another domain, outside a kernel thread, or in a contended domain.
             KernelPanic: the thread holds it shared (it could never succeed), or holds 32 tokens.
         """
-        if get_ident() != self.t_ident:
-            self._refuse("get")
         td = cpu.gd.gd_curthread
-        toks = td.td_toks
         if self.t_last is not td:
             self._new_holder(td)
+        toks = td.td_toks
         if toks:
-            self._check_stack(td, toks)
+            self.check_stack(td, toks)
         toks.append(self)
 
     def get_shared(self) -> None:
@@ -138,17 +123,13 @@ class Token:
             WrongContext: as `get`.
             LimitExceeded: the thread holds 32 tokens.
         """
-        gd = cpu.gd
-        if get_ident() != self.t_ident or gd.gd_domain is not self.t_domain:
-            self._refuse("get_shared")
-        td = gd.gd_curthread
-        if td.td_flags & TDF_IDLE:
-            self._refuse("get_shared")
+        td = cpu.gd.gd_curthread
+        if self.t_last is not td:
+            self._check_context(td, "get_shared")
+            self.t_last = None
         toks = td.td_toks
         if len(toks) >= MAXTOKENS:
             raise LimitExceeded(f"more than {MAXTOKENS} tokens in {thread_label(td)}")
-        if self.t_last is not td:
-            self.t_last = None
         toks.append(self.t_shared)
 
     def rel(self) -> None:
@@ -159,13 +140,10 @@ class Token:
         """
         td = cpu.gd.gd_curthread
         toks = td.td_toks
-        if not toks or (toks[-1] is not self and toks[-1] is not self.t_shared):
-            self._refuse_rel(td)
-        toks.pop()
-        if not self.t_ident:
-            with self.t_lock:
-                self._drop(td)
-            td.td_toks_have = len(toks)
+        if toks and toks[-1] is self:
+            toks.pop()
+        else:
+            self._rel_shared(td)
 
     __enter__ = get
 
@@ -176,21 +154,13 @@ class Token:
         """`with tok.shared():` or `async with tok.shared():`."""
         return self.t_shared
 
-    # --------------------------------------------------------------- any host
-
     async def aget(self) -> None:
         """Take it exclusively on any host, switching while somebody else runs with it."""
-        if self.t_ident:
-            self.get()
-        else:
-            await self._acquire(self)
+        self.get()
 
     async def aget_shared(self) -> None:
         """Take it shared on any host, switching while somebody else runs with it exclusively."""
-        if self.t_ident:
-            self.get_shared()
-        else:
-            await self._acquire(self.t_shared)
+        self.get_shared()
 
     async def __aenter__(self) -> Token:
         await self.aget()
@@ -200,24 +170,12 @@ class Token:
         self.rel()
 
     def trytoken(self) -> bool:
-        """Take it exclusively if that needs no wait; never sets EXCLREQ. A failure counts as a collision."""
-        gd = mycpu()
-        td = gd.gd_curthread
-        if self.t_ident:
-            if self.t_shared in td.td_toks and self not in td.td_toks:
-                self.t_collisions += 1
-                return False
-            self.get()
-            return True
-        if len(td.td_toks) >= MAXTOKENS:
-            raise LimitExceeded(f"more than {MAXTOKENS} tokens in {thread_label(td)}")
-        with self.t_lock:
-            ok = self._try(td, excl=True, blocking=False)
-        if not ok:
-            self._collide(gd)
+        """Take it exclusively if that needs no wait; never reserves it. A failure counts as a collision."""
+        td = mycpu().gd_curthread
+        if self.t_shared in td.td_toks and self not in td.td_toks:
+            self.t_collisions += 1
             return False
-        td.td_toks.append(self)
-        td.td_toks_have = len(td.td_toks)
+        self.get()
         return True
 
     def held_any(self, td: Thread) -> bool:
@@ -243,101 +201,11 @@ class Token:
         """Tell whether `gen` has moved since it was read."""
         return self.t_gen != gen
 
-    # ------------------------------------------------------- the contended core
-
-    async def _acquire(self, ref: Token | SharedRef) -> None:
-        gd = cpu.gd
-        assert_can_block(gd, f"token '{self.t_desc}'")
-        td = gd.gd_curthread
-        toks = td.td_toks
-        if toks and ref.tr_excl:
-            self._check_stack(td, toks)
-        elif len(toks) >= MAXTOKENS:
-            raise LimitExceeded(f"more than {MAXTOKENS} tokens in {thread_label(td)}")
-        with self.t_lock:
-            ok = self._try(td, ref.tr_excl, blocking=True)
-        toks.append(ref)
-        if ok:
-            td.td_toks_have = len(toks)
-            return
-        self._collide(gd)
-        td.td_contended += 1
-        td.td_wmesg = self.t_desc
-        td.td_toks_pending = True
-        await SWITCH  # the scheduler acquires the whole stack before it resumes the thread
-        td.td_toks_pending = False
-        td.td_wmesg = ""
-
-    def _try(self, td: Thread, excl: bool, blocking: bool) -> bool:
-        """One attempt, under `t_lock`."""
-        if self.t_owner is td:
-            self.t_count += TOK_INCR
-            return True
-        if excl:
-            if self.t_count & ~TOK_EXCLREQ:
-                if blocking and self.t_exclreq is None:
-                    self.t_exclreq = td
-                    self.t_count |= TOK_EXCLREQ
-                    if td.td_exclreq is None:
-                        td.td_exclreq = {}
-                    td.td_exclreq[self] = None
-                return False
-            if self.t_exclreq is td:
-                self._clear_exclreq(td)
-            self.t_owner = td
-            self.t_count |= TOK_EXCLUSIVE
-            if self.t_last is not td:
-                self.t_last = td
-                self.t_gen += 1
-            return True
-        if self.t_count & TOK_EXCLUSIVE:
-            return False
-        if self.t_exclreq is not None and self.t_exclreq is not td and not self.held_now(td):
-            return False
-        self.t_count += TOK_INCR
-        if self.t_last is not td:
-            self.t_last = None
-        return True
-
-    def held_now(self, td: Thread) -> bool:
-        """Tell whether `td` really holds a reference at this moment (not only wants one back)."""
-        return any(ref.tr_tok is self for ref in td.td_toks[: td.td_toks_have])
-
-    def _drop(self, td: Thread) -> None:
-        """Give back one reference, under `t_lock`: nested ones first, the owning one last."""
-        if self.t_owner is td and self.t_count < TOK_INCR:
-            self.t_owner = None
-            self.t_count &= ~TOK_EXCLUSIVE
-        else:
-            self.t_count -= TOK_INCR
-
     def clear_exclreq(self, td: Thread) -> None:
-        """Drop the reservation of `td`, if it is its."""
-        with self.t_lock:
-            if self.t_exclreq is td:
-                self._clear_exclreq(td)
+        """Drop the reservation of `td`: there are none without contention."""
 
-    def _clear_exclreq(self, td: Thread) -> None:
-        self.t_exclreq = None
-        self.t_count &= ~TOK_EXCLREQ
-        if td.td_exclreq is not None:
-            td.td_exclreq.pop(self, None)
-
-    def _collide(self, gd: GlobalData) -> None:
-        self.t_collisions += 1
-        gd.gd_cnt.v_lock_colls += 1
-        gd.gd_cnt.v_lock_name = self.t_desc
-
-    # ------------------------------------------------------------------- errors
-
-    def _new_holder(self, td: Thread) -> None:
-        """Another thread than the last one takes it exclusively: the cold part of `get`."""
-        if td.td_flags & TDF_IDLE or td.td_gd.gd_domain is not self.t_domain:
-            self._refuse("get")
-        self.t_last = td
-        self.t_gen += 1
-
-    def _check_stack(self, td: Thread, toks: list[Token | SharedRef]) -> None:
+    def check_stack(self, td: Thread, toks: list[Token | SharedRef]) -> None:
+        """Check that `td`, which holds `toks`, may take this token exclusively."""
         if len(toks) >= MAXTOKENS:
             raise LimitExceeded(f"more than {MAXTOKENS} tokens in {thread_label(td)}")
         if self.t_shared in toks and self not in toks:
@@ -346,25 +214,53 @@ class Token:
                 " that could never succeed"
             )
 
-    def _refuse(self, what: str) -> None:
-        gd = cpu.gd
-        if self.t_domain.contended:
-            raise WrongContext(f"token '{self.t_desc}': {what}() on a host with contention: await a{what}()")
+    def _new_holder(self, td: Thread) -> None:
+        self._check_context(td, "get")
+        self.t_last = td
+        self.t_gen += 1
+
+    def _rel_shared(self, td: Thread) -> None:
+        toks = td.td_toks
+        if not toks or toks[-1] is not self.t_shared:
+            self.refuse_rel(td)
+        toks.pop()
+
+    def _check_context(self, td: Thread, what: str) -> None:
         if get_ident() != self.t_ident:
             raise WrongContext(
                 f"token '{self.t_desc}' of domain '{self.t_domain.name}' used from OS thread"
                 f" '{threading.current_thread().name}'"
             )
-        if gd is None or gd.gd_domain is not self.t_domain:
+        if td.td_gd.gd_domain is not self.t_domain:
             raise WrongContext(f"token '{self.t_desc}' belongs to domain '{self.t_domain.name}', not to this one")
-        raise WrongContext(f"token '{self.t_desc}': {what}() outside a kernel thread")
+        if td.td_flags & TDF_IDLE:
+            raise WrongContext(f"token '{self.t_desc}': {what}() outside a kernel thread")
 
-    def _refuse_rel(self, td: Thread) -> None:
+    def refuse_rel(self, td: Thread) -> None:
+        """Raise KernelPanic: the newest token of `td` is another one."""
         newest = td.td_toks[-1].tr_tok.t_desc if td.td_toks else None
         raise KernelPanic(
             f"token '{self.t_desc}' released out of order by {thread_label(td)}:"
             + (f" the newest is '{newest}'" if newest else " it holds none")
         )
+
+
+class CheckedToken(Token):
+    """The token of a domain in debug mode: checks the caller's context at every call."""
+
+    __slots__ = ()
+
+    def get(self) -> None:
+        """`Token.get`, checked."""
+        self._check_context(cpu.gd.gd_curthread, "get")
+        super().get()
+
+    __enter__ = get
+
+    def get_shared(self) -> None:
+        """`Token.get_shared`, checked."""
+        self._check_context(cpu.gd.gd_curthread, "get_shared")
+        super().get_shared()
 
 
 def lwkt_gettoken(tok: Token) -> None:
@@ -416,9 +312,6 @@ def getpooltoken(obj: object) -> Token:
     return tok
 
 
-# ------------------------------------------------------ for the scheduler only
-
-
 def switch_in(td: Thread) -> None:
     """One OS thread: `td` resumes with its stack; move the generations of what it holds exclusively."""
     for ref in td.td_toks:
@@ -429,42 +322,3 @@ def switch_in(td: Thread) -> None:
                 tok.t_gen += 1
         elif tok.t_last is not td:
             tok.t_last = None
-
-
-def relalltokens(td: Thread) -> None:
-    """Contended: give back, newest first, whatever `td` really holds; its stack stays."""
-    toks = td.td_toks
-    for i in range(td.td_toks_have - 1, -1, -1):
-        tok = toks[i].tr_tok
-        with tok.t_lock:
-            tok._drop(td)
-    td.td_toks_have = 0
-
-
-def getalltokens(gd: GlobalData, td: Thread, in_order: bool) -> bool:
-    """Contended: acquire the whole stack of `td` or nothing.
-
-    Args:
-        gd: the acquiring CPU, for its counters.
-        td: the thread to run.
-        in_order: take them in token order, equal ones in stack order, rather than in stack order.
-    """
-    refs = list(td.td_toks)
-    if in_order:
-        refs.sort(key=_token_order)
-    for i, ref in enumerate(refs):
-        tok = ref.tr_tok
-        with tok.t_lock:
-            if tok._try(td, ref.tr_excl, blocking=True):
-                continue
-        for got in reversed(refs[:i]):
-            with got.tr_tok.t_lock:
-                got.tr_tok._drop(td)
-        tok._collide(gd)
-        return False
-    td.td_toks_have = len(refs)
-    return True
-
-
-def _token_order(ref: Token | SharedRef) -> int:
-    return ref.tr_tok.t_seq

@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from kernelcore import invariants
 from kernelcore.callout import next_deadline, run_callouts
@@ -37,10 +37,7 @@ from kernelcore.panic import KernelPanic, WrongContext, thread_label
 from kernelcore.sched import enqueue_first, set_home
 from kernelcore.switch import abandon, resume, switched_out, thread_raised
 from kernelcore.thread import Thread
-from kernelcore.token import switch_in
-
-if TYPE_CHECKING:
-    from kernelcore.token import Token
+from kernelcore.token import CheckedToken, Token, switch_in
 
 T = TypeVar("T")
 
@@ -80,6 +77,7 @@ class Domain:
         self.clock = clock
         self.debug = debug
         self.stats = stats
+        self.token_class: type[Token] = CheckedToken if debug else Token
         self.tokens: weakref.WeakSet[Token] = weakref.WeakSet()
         self.token_pool: dict[int, Token] = {}
         self.ports: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -30,6 +30,7 @@ from kernelcore.panic import KernelPanic
 from kernelcore.sched import thread_state
 from kernelcore.switch import TRAP_DONE, pick, resume
 from kernelcore.thread import Thread, lwkt_create
+from kernelcore.token_contended import ContendedToken
 
 T = TypeVar("T")
 
@@ -155,6 +156,7 @@ class SimHost(Domain):
         kwargs.setdefault("name", "sim")
         kwargs.setdefault("debug", True)
         super().__init__(ncpus, clock=lambda: self.now, **kwargs)
+        self.token_class = ContendedToken
         self.rng = Random(seed)
         self.strategy = STRATEGIES[strategy](self.rng, ncpus)
         self.check = check
