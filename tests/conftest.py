@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.golden"]
+
 GOLDEN_DIR = Path(__file__).resolve().parent.parent.parent / "shared" / "golden"
 
 

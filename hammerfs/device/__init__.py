@@ -1,0 +1,1 @@
+"""Where the bytes of a volume come from: files, block devices, slices of a disk, overlays, faulty devices."""
