@@ -8,7 +8,8 @@ both of which are exported from here.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import Any, Final
 
 from kernelcore.defs import TDF_BLOCKED, TRAP_BLOCK
@@ -89,7 +90,9 @@ __all__ = [
 
 SERVICE_LIMIT: Final = 512  # messages between two rollups of a service loop
 
-_UNSENT: Final = MSGF_REPLY | MSGF_SYNC | MSGF_DONE
+_IDLE: Final = MSGF_DONE | MSGF_QUEUED  # a message that may be sent has DONE of these
+_UNLINKED: Final = ~MSGF_QUEUED
+_UNSENT: Final = ~(MSGF_REPLY | MSGF_SYNC | MSGF_DONE)
 
 
 def lwkt_port(td: Thread | None = None) -> ThreadPort:
@@ -134,9 +137,9 @@ def sendmsg(port: Port, msg: LwktMsg) -> None:
         KernelPanic: the message is under way already.
     """
     flags = msg.ms_flags
-    if flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+    if flags & _IDLE != MSGF_DONE:
         _refuse_send(port, msg)
-    msg.ms_flags = flags & ~_UNSENT
+    msg.ms_flags = flags & _UNSENT
     msg.ms_target_port = port
     error = port.putport(msg)
     if error != EASYNC:
@@ -146,9 +149,9 @@ def sendmsg(port: Port, msg: LwktMsg) -> None:
 
 def sendmsg_oncpu(port: Port, msg: LwktMsg) -> None:
     """`sendmsg` of a sender that is on the port's CPU."""
-    if msg.ms_flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+    if msg.ms_flags & _IDLE != MSGF_DONE:
         _refuse_send(port, msg)
-    msg.ms_flags &= ~_UNSENT
+    msg.ms_flags &= _UNSENT
     msg.ms_target_port = port
     error = port.putport_oncpu(msg)
     if error != EASYNC:
@@ -163,9 +166,9 @@ def domsg_try(port: Port, msg: LwktMsg) -> int:
         KernelPanic: the message is under way already.
     """
     flags = msg.ms_flags
-    if flags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+    if flags & _IDLE != MSGF_DONE:
         _refuse_send(port, msg)
-    msg.ms_flags = flags & ~_UNSENT | MSGF_SYNC
+    msg.ms_flags = flags & _UNSENT | MSGF_SYNC
     msg.ms_target_port = port
     error = port.putport(msg)
     return error if error == EASYNC else _done_at_once(port, msg, error)
@@ -187,9 +190,9 @@ async def domsg(port: Port, msg: LwktMsg, flags: int = 0) -> int:
         flags: PCATCH: a signal asks the target to abort.
     """
     mflags = msg.ms_flags
-    if mflags & (MSGF_DONE | MSGF_QUEUED) != MSGF_DONE:
+    if mflags & _IDLE != MSGF_DONE:
         _refuse_send(port, msg)
-    msg.ms_flags = mflags & ~_UNSENT | MSGF_SYNC
+    msg.ms_flags = mflags & _UNSENT | MSGF_SYNC
     msg.ms_target_port = port
     error = port.putport(msg)
     if error != EASYNC:
@@ -228,7 +231,7 @@ def replymsg(msg: LwktMsg, error: int) -> None:
     Raises:
         KernelPanic: it is still queued, or has been replied.
     """
-    if msg.ms_flags & (MSGF_QUEUED | MSGF_DONE):
+    if msg.ms_flags & _IDLE:
         state = "still queued" if msg.ms_flags & MSGF_QUEUED else "already done"
         raise KernelPanic(f"replymsg of a message that is {state} in {thread_label(cpu.gd.gd_curthread)}")
     msg.ms_error = error
@@ -274,32 +277,57 @@ async def waitmsg(msg: LwktMsg, flags: int = 0) -> int:
     return await msg.ms_reply_port.waitmsg(msg, flags)
 
 
-@types.coroutine
 def service_loop(
     port: Port,
     dispatch: Callable[[Any], int | Coroutine[Any, Any, int]],
     limit: int = SERVICE_LIMIT,
     rollup: Iterable[Callable[[], object]] = (),
-) -> Generator[Any, Any, None]:
+) -> Awaitable[None]:
     """Serve `port` for ever: wait once, drain up to `limit` messages, then run the `rollup` hooks, and again.
 
     `dispatch(msg)` answers the result, or EASYNC where the handler will reply by itself; it may be async. It ends the
-    loop by `lwkt_exit`. A generator, since that is the fastest body a thread can have: await it, or make it the body.
+    loop by `lwkt_exit`. Await this, or make it the body of a thread: it is a generator, the fastest body there is.
     """
-    hooks = tuple(rollup)
-    own = port if isinstance(port, ThreadPort) else None
+    serve = _serve_thread_port if isinstance(port, ThreadPort) else _serve_port
+    return serve(port, dispatch, limit, tuple(rollup))
+
+
+@types.coroutine
+def _serve_thread_port(
+    port: Any, dispatch: Callable[[Any], Any], limit: int, hooks: tuple[Callable[[], object], ...]
+) -> Generator[Any, Any, None]:
+    """`_serve_port` with `ThreadPort.waitport` and `getport` written out."""
+    urgent: deque[LwktMsg] = port.mp_pri
+    queue: deque[LwktMsg] = port.mp_queue
+    td = curthread()
+    if td is not port.mpu_td:
+        port.refuse("service_loop", td)
     while True:
-        msg: LwktMsg | None
-        if own is None:
-            msg = yield from port.waitport().__await__()
-        else:
-            while not own.mp_queue and not own.mp_pri:  # ThreadPort.waitport, written out
-                td = cpu.gd.gd_curthread
-                own.mpu_waiting = True
-                td.td_wmesg = own.mp_name
-                td.td_flags |= TDF_BLOCKED
-                yield TRAP_BLOCK
-            msg = own.getport()
+        while not queue and not urgent:
+            port.mpu_waiting = True
+            td.td_wmesg = port.mp_name
+            td.td_flags |= TDF_BLOCKED
+            yield TRAP_BLOCK
+        served = 0
+        while served < limit and (queue or urgent):
+            msg = urgent.popleft() if urgent else queue.popleft()
+            msg.ms_flags &= _UNLINKED
+            error = dispatch(msg)
+            if not isinstance(error, int):
+                error = yield from error.__await__()
+            if error != EASYNC:
+                replymsg(msg, error)
+            served += 1
+        for hook in hooks:
+            hook()
+
+
+@types.coroutine
+def _serve_port(
+    port: Port, dispatch: Callable[[Any], Any], limit: int, hooks: tuple[Callable[[], object], ...]
+) -> Generator[Any, Any, None]:
+    while True:
+        msg = yield from port.waitport().__await__()
         served = 0
         while msg is not None:
             error = dispatch(msg)

@@ -64,7 +64,8 @@ MIGRATE: Final = Trap((TRAP_MIGRATE,))
 PREEMPT: Final = Trap((TRAP_PREEMPT,))
 
 ASLEEP: Final = TDF_TSLEEPQ | TDF_TSLEEP_DESCHEDULED
-_WAITING: Final = TDF_BLOCKED | TDF_NOSTART
+_READY: Final = ~(TDF_BLOCKED | TDF_NOSTART)
+OFF_RUNQ: Final = ~TDF_RUNQ
 _OFF_LIMITS: Final = TDF_RUNQ | TDF_MIGRATING | TDF_EXITING | TDF_DEAD
 
 
@@ -93,6 +94,7 @@ def set_home(td: Thread, gd: GlobalData, pri: int) -> None:
     """Give `td`, which is on no queue, its CPU and priority, and with them its run queue."""
     td.td_gd = gd
     td.td_pri = pri
+    td.td_pribit = 1 << pri
     td.td_runq = gd.gd_runqs[pri]
 
 
@@ -101,9 +103,9 @@ def enqueue(gd: GlobalData, td: Thread) -> None:
     flags = td.td_flags
     if flags & _OFF_LIMITS:
         return
-    td.td_flags = flags & ~_WAITING | TDF_RUNQ
+    td.td_flags = flags & _READY | TDF_RUNQ
     td.td_runq.append(td)
-    bit = 1 << td.td_pri
+    bit = td.td_pribit
     mask = gd.gd_runmask
     if mask < bit:
         gd.gd_resched = True
@@ -114,21 +116,21 @@ def enqueue_first(gd: GlobalData, td: Thread) -> None:
     """Put `td`, which is on no queue, before its equals: for a thread that is driven at once."""
     td.td_flags |= TDF_RUNQ
     td.td_runq.appendleft(td)
-    gd.gd_runmask |= 1 << td.td_pri
+    gd.gd_runmask |= td.td_pribit
 
 
 def dequeue(gd: GlobalData, td: Thread) -> None:
     """Take `td` off the run queue of its own CPU `gd`, if it is there."""
     if not td.td_flags & TDF_RUNQ:
         return
-    td.td_flags &= ~TDF_RUNQ
+    td.td_flags &= OFF_RUNQ
     q = td.td_runq
     if q[0] is td:
         q.popleft()
     else:
         q.remove(td)
     if not q:
-        gd.gd_runmask &= ~(1 << td.td_pri)
+        gd.gd_runmask ^= td.td_pribit
 
 
 def lwkt_schedule(td: Thread) -> None:

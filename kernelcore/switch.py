@@ -109,40 +109,47 @@ def switched_out(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> in
 
 def thread_raised(gd: GlobalData, td: Thread, exc: BaseException) -> int:
     """What left the body of `td` was `exc`: its return, its exit, or its death."""
-    if isinstance(exc, (StopIteration, ThreadExit)):
-        return thread_ended(gd, td, exc.value, None)
+    kind = exc.__class__
+    if kind is StopIteration or kind is ThreadExit:
+        return thread_ended(gd, td, exc.value, None)  # type: ignore[attr-defined]
     return thread_ended(gd, td, None, exc)
 
 
 def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException | None) -> int:
     """The body of `td` has ended: record how, check what it left behind, and let it go unless it is held."""
-    domain = gd.gd_domain
-    if domain.contended:
-        relalltokens(td)
     if td.td_toks or td.td_critcount or gd.gd_intr_nesting_level:
-        if exc is None:
-            exc = KernelPanic(f"{thread_label(td)} ended {_left_behind(td)}")
-        td.td_toks.clear()
-        td.td_critcount = td.td_cscount = gd.gd_spinlocks = gd.gd_csphase = gd.gd_intr_nesting_level = 0
+        exc = _clean_up(gd, td, exc)
     td.td_result = value
     td.td_exc = exc
-    td.td_toks_have = 0
-    td.td_toks_pending = False
-    td.td_crit_ids = None
     if td.td_exclreq:
         drop_exclreq(td)
     if td.td_flags & TDF_TSLEEPQ:
         tsleep_remove(gd, td)
-    dequeue(gd, td)
+    if td.td_flags & TDF_RUNQ:
+        dequeue(gd, td)
     td.td_flags |= TDF_EXITING
     gd.gd_curthread = gd.gd_idlethread
     if exc is not None and td.td_on_exit is None and not td.td_joiners:
-        report(domain, td, exc)
-    if not td.td_holds:
-        finish_exit(td)
-    else:
+        report(gd.gd_domain, td, exc)
+    if td.td_holds:
         td.td_wmesg = "exitwait"
+    else:
+        finish_exit(td)
     return TRAP_DONE
+
+
+def _clean_up(gd: GlobalData, td: Thread, exc: BaseException | None) -> BaseException:
+    """A body ended without giving back what it held: that is its error, unless it has one already."""
+    if exc is None:
+        exc = KernelPanic(f"{thread_label(td)} ended {_left_behind(td)}")
+    if gd.gd_domain.contended:
+        relalltokens(td)
+    td.td_toks.clear()
+    td.td_toks_have = 0
+    td.td_toks_pending = False
+    td.td_crit_ids = None
+    td.td_critcount = td.td_cscount = gd.gd_spinlocks = gd.gd_csphase = gd.gd_intr_nesting_level = 0
+    return exc
 
 
 def report(domain: Domain, td: Thread, exc: BaseException) -> None:

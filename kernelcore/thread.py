@@ -80,6 +80,7 @@ class Thread:
         "td_nest_count",
         "td_on_exit",
         "td_pri",
+        "td_pribit",
         "td_result",
         "td_runq",
         "td_send",
@@ -96,10 +97,11 @@ class Thread:
 
     def __init__(self, gd: GlobalData, name: str, pri: int, flags: int = 0) -> None:
         self.td_gd = gd
-        self.td_runq = gd.gd_runqs[pri]  # follows td_gd and td_pri (sched.set_home)
+        self.td_runq = gd.gd_runqs[pri]  # this and td_pribit follow td_gd and td_pri (sched.set_home)
         self.td_tid = next(_tids)
         self.td_comm = name
         self.td_pri = pri
+        self.td_pribit = 1 << pri
         self.td_flags = flags
         self.td_critcount = 0
         self.td_crit_ids: list[str] | None = None  # containers that few threads need are made when needed
@@ -185,9 +187,11 @@ def lwkt_create(
     target = domain.gds[cpu_id] if cpu_id >= 0 else gd if domain.ncpus == 1 else domain.next_cpu()
     if pri & ~(NPRI - 1):
         raise ValueError(f"priority {pri} is not in 0..{NPRI - 1}")
-    td = Thread(target, name or str(getattr(func, "__name__", "thread")), pri, flags & TDF_FIXEDCPU | TDF_NOSTART)
+    if name is None:
+        name = getattr(func, "__name__", "thread")
+    td = Thread(target, name, pri, flags & TDF_FIXEDCPU | TDF_NOSTART)
     body = func() if arg is _UNSET else func(arg)
-    if body.__class__ is CoroutineType:
+    if body.__class__ is CoroutineType:  # set_body, without the questions
         td.td_coro = body
         td.td_send = body.send
     else:
@@ -240,7 +244,7 @@ def _finish_remote(td: Thread, _arg2: int) -> None:
 
 def finish_exit(td: Thread) -> None:
     """On its own CPU: take an ended thread that nobody holds off every list, and tell those who join it."""
-    if td.td_holds or td.td_flags & TDF_DEAD:
+    if td.td_holds or td.td_flags & TDF_DEAD:  # held again, or let go twice
         return
     gd = td.td_gd
     td.td_flags = td.td_flags & ~TDF_EXITING | TDF_DEAD

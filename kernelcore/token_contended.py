@@ -5,9 +5,9 @@ the exclusive owner beyond its first are counted like shared ones, so that relea
 the whole stack of a thread or nothing (`getalltokens`); there is no queue of waiters and no hand-off.
 
 EXCLREQ, set by a blocking exclusive attempt that fails, refuses new shared holders unless they hold a reference
-already. It belongs to its requester and is cleared when that thread succeeds, ends or is descheduled. A reservation is something
-held while waiting, so it needs the sorted fallback: after ten rounds in which nothing could run, sets are acquired in
-token order, which rules out the livelock of two pollers that take partial sets in opposite order.
+already. It belongs to its requester and is cleared when that thread succeeds, ends or is descheduled. A reservation is
+something held while waiting, so it needs the sorted fallback: after ten rounds in which nothing could run, sets are
+acquired in token order, which rules out the livelock of two pollers that take partial sets in opposite order.
 """
 
 from __future__ import annotations

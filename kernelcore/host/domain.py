@@ -22,10 +22,8 @@ from kernelcore.callout import next_deadline, run_callouts
 from kernelcore.crit import intr_post, splz
 from kernelcore.defs import (
     KERN_DAEMON,
-    RQF_INTPEND,
     RQF_TIMER,
     TDF_IDLE,
-    TDF_RUNQ,
     TDF_SYSCALL,
     TRAP_BLOCK,
     TRAP_SWITCH,
@@ -34,7 +32,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
-from kernelcore.sched import enqueue_first, set_home
+from kernelcore.sched import OFF_RUNQ, enqueue_first, set_home
 from kernelcore.switch import abandon, resume, switched_out, thread_raised
 from kernelcore.thread import Thread
 from kernelcore.token import CheckedToken, Token, switch_in
@@ -110,87 +108,79 @@ class Domain:
             raise KernelPanic(f"run() of domain '{self.name}' is not re-entrant")
         self._running = True
         entered_from = cpu.gd
-        clock = self.clock
-        self._deadline = clock() + seconds
-        left = switches
+        self._deadline = self.clock() + seconds
         try:
             with self._watch_coroutines():
-                while True:
-                    if self._posted:
-                        self._drain()
-                    idle = True
-                    for gd in self.gds:
-                        if gd.gd_callouts and gd.gd_callouts[0][0] <= clock():
-                            cpu.gd = gd
-                            run_callouts(gd, clock())
-                        if gd.gd_runmask or gd.gd_ipimask or gd.gd_reqflags & (RQF_INTPEND | RQF_TIMER):
-                            idle = False
-                            left = self._run_cpu(gd, left)
-                    if idle:
-                        return True
-                    if left <= 0:
-                        return False
+                return self._pump(switches)
         finally:
             cpu.gd = entered_from
             self._running = False
 
-    def _run_cpu(self, gd: GlobalData, left: int) -> int:
-        """Run one CPU until it is idle or the budget is spent; return what is left of it.
-
-        The hot loop: `switch.resume` for the traps of a domain without contention, written out.
-        """
-        cpu.gd = gd
-        runqs = gd.gd_runqs
+    def _pump(self, left: int) -> bool:  # noqa: PLR0915 - calls would cost more than what they call
+        """The hot loop: `switch.resume` for the traps of a domain without contention, written out."""
         clock = self.clock
         stats = self.stats
         debug = self.debug
         deadline = self._deadline
-        began = left
         last = now = clock()
         while left > 0:
-            if gd.gd_ipimask or gd.gd_reqflags:
+            if self._posted:
+                self._drain()
+            idle = True
+            for gd in self.gds:
+                if gd.gd_callouts and gd.gd_callouts[0][0] <= now:
+                    gd.gd_reqflags |= RQF_TIMER
+                if not gd.gd_runmask and not gd.gd_ipimask and not gd.gd_reqflags:
+                    continue
+                idle = False
+                cpu.gd = gd
+                began = left
+                while left > 0:
+                    if gd.gd_ipimask or gd.gd_reqflags:
+                        gd.gd_curthread = gd.gd_idlethread
+                        process_ipiq()
+                        if gd.gd_reqflags:
+                            splz()
+                    mask = gd.gd_runmask
+                    if not mask:
+                        gd.gd_cnt.v_idle += 1
+                        break
+                    q = gd.gd_runqs[mask.bit_length() - 1]
+                    gd.gd_curthread = td = q[0]
+                    left -= 1
+                    td.td_switches += 1
+                    if td.td_toks:
+                        switch_in(td)
+                    try:
+                        trap = td.td_send(None)
+                    except BaseException as exc:  # noqa: BLE001 - recorded, and handed to a joiner or the panic hook
+                        thread_raised(gd, td, exc)
+                    else:
+                        if debug:
+                            switched_out(self, gd, td, trap)
+                            self._raise_dropped()
+                        elif trap is TRAP_BLOCK and q[0] is td:
+                            q.popleft()  # dequeue, written out
+                            td.td_flags &= OFF_RUNQ
+                            if not q:
+                                gd.gd_runmask ^= td.td_pribit
+                        elif trap is TRAP_YIELD and q[0] is td:
+                            q.rotate(-1)
+                        elif trap is not TRAP_SWITCH:
+                            switched_out(self, gd, td, trap)
+                    if stats:
+                        now = clock()
+                        td.td_cputime += now - last
+                        last = now
+                    elif not left % CLOCK_EVERY:
+                        now = clock()
+                    if now > deadline:
+                        left = min(left, 0)
                 gd.gd_curthread = gd.gd_idlethread
-                process_ipiq()
-                if gd.gd_reqflags:
-                    splz()
-            mask = gd.gd_runmask
-            if not mask:
-                gd.gd_cnt.v_idle += 1
-                break
-            q = runqs[mask.bit_length() - 1]
-            gd.gd_curthread = td = q[0]
-            left -= 1
-            td.td_switches += 1
-            if td.td_toks:
-                switch_in(td)
-            try:
-                trap = td.td_send(None)
-            except BaseException as exc:  # noqa: BLE001 - recorded, and handed to a joiner or the panic hook
-                thread_raised(gd, td, exc)
-            else:
-                if debug:
-                    switched_out(self, gd, td, trap)
-                    self._raise_dropped()
-                elif trap is TRAP_BLOCK and q[0] is td:
-                    q.popleft()  # dequeue, written out
-                    td.td_flags &= ~TDF_RUNQ
-                    if not q:
-                        gd.gd_runmask &= ~(1 << td.td_pri)
-                elif trap is TRAP_YIELD and q[0] is td:
-                    q.rotate(-1)
-                elif trap is not TRAP_SWITCH:
-                    switched_out(self, gd, td, trap)
-            if stats:
-                now = clock()
-                td.td_cputime += now - last
-                last = now
-            elif not left % CLOCK_EVERY:
-                now = clock()
-            if now > deadline:
-                left = min(left, 0)
-        gd.gd_curthread = gd.gd_idlethread
-        gd.gd_cnt.v_swtch += began - left
-        return left
+                gd.gd_cnt.v_swtch += began - left
+            if idle and not self._posted:
+                return True
+        return False
 
     def pump_expired(self) -> bool:
         """Whether the pump's time is over, so that a long thread should yield to the host."""
