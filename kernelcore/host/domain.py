@@ -236,8 +236,12 @@ class Domain:
         td = self.borrow(body, name)
         td.td_on_exit = _keep_exception
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
-        with self._watch_coroutines():
-            resume(self, gd, td)
+        self._running = True
+        try:
+            with self._watch_coroutines():
+                resume(self, gd, td)
+        finally:
+            self._running = False
         self._raise_dropped()
         return td
 

@@ -38,8 +38,11 @@ class UpHost(Domain):
             self.run_until_idle(td)
         result, exc = td.td_result, td.td_exc
         self.give_back(td)
+        if self.has_work():
+            self.run()
         if exc is not None:
             raise exc
+        self._raise_panic()
         return result  # type: ignore[no-any-return]
 
     def run_until_idle(self, until: Thread | None = None) -> None:
@@ -50,7 +53,9 @@ class UpHost(Domain):
         """
         while until is None or not until.is_done:
             self._event.clear()
-            if not self.run() or self._posted:
+            idle = self.run()
+            self._raise_panic()
+            if not idle or self._posted:
                 continue
             if until is not None and until.is_done:
                 return
@@ -60,6 +65,12 @@ class UpHost(Domain):
                     return
                 raise KernelPanic(f"deadlock: {self._blocked()}")
             self._idle(None if deadline is None else deadline - self.clock())
+
+    def _raise_panic(self) -> None:
+        """A thread that nobody joins has died: the caller must hear of it, there is no console."""
+        if self.panics:
+            td, exc = self.panics.pop(0)
+            raise KernelPanic(f"thread '{td.td_comm}' died: {exc!r}") from exc
 
     def _idle(self, seconds: float | None) -> None:
         if self.outstanding:
