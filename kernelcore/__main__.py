@@ -1,0 +1,50 @@
+"""`python -m kernelcore`, the lab: look at the kernel services (ps), time them (bench), watch them (sim)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+USAGE_ERROR = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the lab's three commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kernelcore", description="The lab of DragonFly's kernel services in Python."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_bench(commands.add_parser("bench", help="time each operation beside what it is compared with"))
+    return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Time each operation beside what it is compared with, in turn, and hold the ratio of the medians against its"
+        " target. Ratios can be trusted on a busy machine, the nanoseconds cannot."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="interleaved rounds (default 15)")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only rows that name TEXT, in whatever case")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, for a smoke test: figures are rough")
+    parser.add_argument("--list", action="store_true", help="name the rows and leave")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the lab; return the exit code: 0, or 2 for a wrong option."""
+    args = build_parser().parse_args(argv)
+    from kernelcore.lab import bench_run
+
+    return bench_run.main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The lab, `python -m kernelcore`: look at the kernel services (ps), time them (bench), watch them (sim)."""
