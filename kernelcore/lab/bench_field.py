@@ -14,6 +14,7 @@ from typing import Final
 
 from kernelcore.lab.bench import Clock
 
+BATCH: Final = 16
 BUFFER: Final = 16384
 LIVE_BUFFERS: Final = (64 << 20) // BUFFER
 
@@ -165,13 +166,15 @@ def with_lock(n: int, clock: Clock) -> int:
     return clock() - began
 
 
-def deque_item(n: int, clock: Clock) -> int:
-    """Append to a deque and take from its other end."""
+def deque_batches(n: int, clock: Clock) -> int:
+    """Append sixteen items to a deque, then take them from its other end."""
     queue: deque[int] = deque()
     began = clock()
-    for item in repeat(0, n):
-        queue.append(item)
-        queue.popleft()
+    for _ in repeat(None, n // BATCH):
+        for item in repeat(0, BATCH):
+            queue.append(item)
+        for _ in repeat(None, BATCH):
+            queue.popleft()
     return clock() - began
 
 

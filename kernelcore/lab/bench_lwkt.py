@@ -20,7 +20,6 @@ from kernelcore.thread import lwkt_create
 from kernelcore.token import Token
 
 PIPELINE: Final = 32  # messages in flight
-IPI_BATCH: Final = 16
 
 
 def _in_domain(
@@ -141,8 +140,8 @@ async def _crit(n: int, clock: Clock) -> int:
 async def _ipi_batches(n: int, clock: Clock) -> int:
     target = globaldata_find(1)
     began = clock()
-    for _ in repeat(None, n // IPI_BATCH):
-        for _ in repeat(None, IPI_BATCH):
+    for _ in repeat(None, n // field.BATCH):
+        for _ in repeat(None, field.BATCH):
             seq = send_ipiq(target, _ipi_nothing)
         wait_ipiq(target, seq)
     return clock() - began
@@ -184,10 +183,10 @@ CASES: Final = (
     Case("token get+rel, domain", partial(_in_domain, _token), "with threading.Lock", field.with_lock, 1.2),
     Case("crit enter+exit", partial(_in_domain, _crit), "with threading.Lock", field.with_lock, 1.0),
     Case(
-        f"IPI send+dispatch in batches of {IPI_BATCH}",
+        f"IPI send+dispatch in batches of {field.BATCH}",
         partial(_in_domain, _ipi_batches, ncpus=2),
         "deque append+popleft",
-        field.deque_item,
+        field.deque_batches,
         10,
     ),
     Case(f"statistics on versus off, {_DOMSG}", domsg_same_cpu, "off", partial(domsg_same_cpu, stats=False), 1.1),
