@@ -10,7 +10,8 @@ queue, so that a lost signal shows as a CPU that never wakes.
 
 Plain code may spin (a full FIFO, `wait_ipiq`, cpusync). A spinning CPU must let the others go on while its Python
 frames stay where they are, so it keeps its *carrier*, the OS thread it runs on, and the loop moves to another carrier.
-Exactly one carrier runs at any moment; which one changes nothing.
+Exactly one carrier runs at any moment; which one changes nothing. A simulation ends only when no CPU spins; when it
+fails, the spinning ones are unwound one after the other before the error is raised.
 """
 
 from __future__ import annotations
@@ -124,6 +125,47 @@ class _Aborted(BaseException):
     """Unwinds the carriers of spinning CPUs when a simulation has failed."""
 
 
+class _Carrier:
+    """An OS thread that runs the loop when it is handed to it, and is parked otherwise."""
+
+    __slots__ = ("baton", "dismissed", "thread")
+
+    def __init__(self, loop: Callable[[_Carrier], bool], name: str) -> None:
+        self.baton = _Baton()
+        self.dismissed = False
+        self.thread = threading.Thread(target=self._run, args=(loop,), name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self, loop: Callable[[_Carrier], bool]) -> None:
+        self.baton.wait()
+        while not self.dismissed and loop(self):
+            self.baton.wait()
+
+    def dismiss(self) -> None:
+        """End it; it is parked, or ends by itself."""
+        self.dismissed = True
+        self.baton.hand_over()
+        self.thread.join()
+
+
+class _Baton:
+    """Who has it, runs: a latch that one OS thread waits for and another hands over, in turn."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def wait(self) -> None:
+        """Wait until it is handed over."""
+        self.lock.acquire()
+
+    def hand_over(self) -> None:
+        """Let the one who waits for it run."""
+        self.lock.release()
+
+
 class SimHost(Domain):
     """The simulator.
 
@@ -166,11 +208,13 @@ class SimHost(Domain):
         self._idling: set[int] = set()  # saw nothing to do, will look again
         self._halted: set[int] = set()
         self._passive: set[int] = set()
-        self._spinning: dict[int, threading.Event] = {}
+        self._spinning: dict[int, _Baton] = {}
+        self._carriers: list[_Carrier] = []
+        self._parked: list[_Carrier] = []
         self._error: BaseException | None = None
         self._until: Callable[[], bool] = _never
-        self._finished = threading.Event()
-        self._aborting = False
+        self._finished = _Baton()
+        self._ending = False
 
     # --------------------------------------------------------------- for tests
 
@@ -201,12 +245,16 @@ class SimHost(Domain):
             BaseException: what a thread died of, if nobody joins it; a broken invariant.
         """
         self._until = until or self._all_ended
-        self._finished.clear()
+        self._ending = False
         self._error = None
         entered_from = cpu.gd
         with self._watch_coroutines():
-            self._loop()
+            self._loop(None)
             self._finished.wait()
+        for carrier in self._carriers:
+            carrier.dismiss()
+        self._carriers.clear()
+        self._parked.clear()
         cpu.gd = entered_from
         self._raise_error()
 
@@ -216,7 +264,8 @@ class SimHost(Domain):
             raise error
 
     def _all_ended(self) -> bool:
-        return all(not gd.gd_tdallq and not gd.gd_ipimask for gd in self.gds)
+        # The run mask counts too: a thread that has just migrated is on its new CPU's queue and on no list yet.
+        return not any(gd.gd_tdallq or gd.gd_ipimask or gd.gd_runmask for gd in self.gds)
 
     def panic_hook(self, td: Thread, exc: BaseException) -> None:
         """Stop the simulation with the exception of a thread that nobody joins."""
@@ -226,10 +275,14 @@ class SimHost(Domain):
 
     # ---------------------------------------------------------------- the loop
 
-    def _loop(self) -> None:
-        """Step CPUs on this carrier until the end, or until a spinning CPU's own carrier must go on."""
+    def _loop(self, carrier: _Carrier | None) -> bool:
+        """Step CPUs on this carrier until the end, or until a spinning CPU's own carrier must go on.
+
+        Returns:
+            Whether the carrier will be needed again.
+        """
         try:
-            while self._error is None and not self._until():
+            while self._error is None and not self._ending and (self._spinning or not self._until()):
                 gd = self._choose()
                 if gd is None:
                     continue
@@ -238,22 +291,29 @@ class SimHost(Domain):
                     raise SimDeadlock(f"no end after {self.max_steps} steps: {self._blocked()}")
                 baton = self._spinning.get(gd.gd_cpuid)
                 if baton is not None:
-                    baton.set()
-                    return
+                    if carrier is not None:
+                        self._parked.append(carrier)
+                    baton.hand_over()
+                    return True
                 self._step(gd)
                 if self._dropped_coroutine is not None:
                     self._raise_dropped()
                 if self.check:
                     invariants.check_domain(self)
-        except _Aborted:
-            return
         except BaseException as exc:  # noqa: BLE001 - handed to the caller of run_sim
             if self._error is None:
                 self._error = exc
-        self._aborting = bool(self._spinning)
-        for baton in list(self._spinning.values()):
-            baton.set()
-        self._finished.set()
+        self._end()
+        return False
+
+    def _end(self) -> None:
+        """Unwind what still spins, one CPU after the other, each on its own carrier; then let `run_sim` return."""
+        self._ending = True
+        for cpuid, baton in self._spinning.items():
+            self.gds[cpuid].gd_curthread.td_on_exit = _unwound
+            baton.hand_over()
+            return
+        self._finished.hand_over()
 
     def _choose(self) -> GlobalData | None:
         ready = [gd for gd in self.gds if self._is_ready(gd)]
@@ -342,14 +402,21 @@ class SimHost(Domain):
         self.event("passive", cpu.gd, f"leaves a passive IPI for cpu {target.gd_cpuid}")
 
     def spin(self, gd: GlobalData) -> None:
-        """Park this carrier; the loop goes on elsewhere until the chooser comes back to `gd`."""
-        baton = threading.Event()
+        """Keep this carrier for `gd`; the loop goes on elsewhere until the chooser comes back to it."""
+        if self._ending:
+            raise _Aborted
+        baton = _Baton()
         self._spinning[gd.gd_cpuid] = baton
-        threading.Thread(target=self._loop, name=f"carrier-{self.steps}", daemon=True).start()
+        if not self._parked:
+            carrier = _Carrier(self._loop, f"carrier-{len(self._carriers)}")
+            self._carriers.append(carrier)
+        else:
+            carrier = self._parked.pop()
+        carrier.baton.hand_over()
         baton.wait()
         del self._spinning[gd.gd_cpuid]
         cpu.gd = gd
-        if self._aborting:
+        if self._ending:
             raise _Aborted
 
     def event(self, kind: str, gd: GlobalData, text: str) -> None:
@@ -368,3 +435,7 @@ class SimHost(Domain):
 
 def _never() -> bool:
     return False
+
+
+def _unwound(_td: Thread) -> None:
+    """Marks a thread that is unwound at the end of a failed simulation: nobody need hear of its end."""
