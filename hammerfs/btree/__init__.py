@@ -1,0 +1,1 @@
+"""The B-Tree: nodes in the buffer cache, search, as-of lookup, iteration."""
