@@ -131,6 +131,8 @@ class CpuSync:
         gd.gd_csphase = PHASE_NONE
         gd.gd_curthread.td_cscount -= 1
         gd.gd_intr_nesting_level -= 1
+        if gd.gd_cpusyncq:
+            process_ipiq()  # masters that had to wait for this one: nobody will send an IPI for them again
         crit_exit()
 
     def _run_here(self, gd: GlobalData) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kernelcore.defs import NPRI
 from kernelcore.panic import WrongContext
@@ -131,18 +131,33 @@ class GlobalData:
         return f"<cpu {self.gd_cpuid} of {self.gd_domain.name}>"
 
 
+class _NoCpu:
+    """Stands for the current CPU where there is none: whatever a service wants of it is refused with a reason."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise WrongContext(_NO_CPU_TEXT)
+
+
+_NO_CPU_TEXT: Final = "not on a kernel CPU: enter through a host (run, syscall)"
+NO_CPU: Final = _NoCpu()
+
+
 class CurrentCpu:
-    """Holder of the running CPU: `cpu.gd`. `None` until a host has been entered on this OS thread."""
+    """Holder of the running CPU: `cpu.gd`. `NO_CPU` until a host has been entered on this OS thread."""
 
     __slots__ = ("gd",)
 
     def __init__(self) -> None:
         # A GlobalData; typed loosely because it is read on every hot path and set before any of them.
-        self.gd: Any = None
+        self.gd: Any = NO_CPU
 
 
 class _PerOsThread(threading.local):
-    gd: GlobalData | None = None
+    gd: GlobalData | _NoCpu = NO_CPU
 
 
 _local = _PerOsThread()
@@ -183,8 +198,8 @@ def mycpu() -> GlobalData:
         WrongContext: no host has been entered on this OS thread.
     """
     gd = cpu.gd
-    if gd is None:
-        raise WrongContext("not on a kernel CPU: enter through a host (run, syscall)")
+    if gd is NO_CPU:
+        raise WrongContext(_NO_CPU_TEXT)
     return gd  # type: ignore[no-any-return]
 
 

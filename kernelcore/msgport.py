@@ -90,6 +90,7 @@ __all__ = [
 
 SERVICE_LIMIT: Final = 512  # messages between two rollups of a service loop
 
+_NOT_OURS: Final = MSGF_DONE | MSGF_REPLY | MSGF_QUEUED | MSGF_INTRANSIT  # none of these: ours to complete or pass on
 _IDLE: Final = MSGF_DONE | MSGF_QUEUED  # a message that may be sent has DONE of these
 _UNLINKED: Final = ~MSGF_QUEUED
 _UNSENT: Final = ~(MSGF_REPLY | MSGF_SYNC | MSGF_DONE)
@@ -215,8 +216,8 @@ async def domsg(port: Port, msg: LwktMsg, flags: int = 0) -> int:
 
 def forwardmsg(port: Port, msg: LwktMsg) -> int:
     """Pass a message that one has received on to another port; who answers it, answers the originator."""
-    if msg.ms_flags & (MSGF_QUEUED | MSGF_DONE | MSGF_REPLY):
-        raise KernelPanic(f"forwardmsg to {port!r} of a message that is queued or done")
+    if msg.ms_flags & _NOT_OURS:
+        raise KernelPanic(f"forwardmsg to {port!r} of a message that is {_state(msg)}")
     msg.ms_target_port = port
     error = port.putport(msg)
     if error != EASYNC:
@@ -229,11 +230,10 @@ def replymsg(msg: LwktMsg, error: int) -> None:
     """Complete `msg` with `error` (0: fine); it belongs to its originator from now on.
 
     Raises:
-        KernelPanic: it is still queued, or has been replied.
+        KernelPanic: it is still queued or on its way, or has been replied.
     """
-    if msg.ms_flags & _IDLE:
-        state = "still queued" if msg.ms_flags & MSGF_QUEUED else "already done"
-        raise KernelPanic(f"replymsg of a message that is {state} in {thread_label(cpu.gd.gd_curthread)}")
+    if msg.ms_flags & _NOT_OURS:
+        raise KernelPanic(f"replymsg of a message that is {_state(msg)} in {thread_label(cpu.gd.gd_curthread)}")
     msg.ms_error = error
     reply_port = msg.ms_reply_port
     if reply_port is None:
@@ -313,10 +313,15 @@ def _serve_thread_port(
             msg = urgent.popleft() if urgent else queue.popleft()
             msg.ms_flags &= _UNLINKED
             error = dispatch(msg)
-            if not isinstance(error, int):
+            if error.__class__ is not int:
                 error = yield from error.__await__()
             if error != EASYNC:
-                replymsg(msg, error)
+                reply_port = msg.ms_reply_port
+                if reply_port is None or msg.ms_flags & _IDLE:
+                    replymsg(msg, error)  # says what is wrong
+                else:
+                    msg.ms_error = error
+                    reply_port.replyport(msg)
             served += 1
         for hook in hooks:
             hook()
@@ -339,6 +344,13 @@ def _serve_port(
             msg = port.getport() if served < limit else None
         for hook in hooks:
             hook()
+
+
+def _state(msg: LwktMsg) -> str:
+    """Say why a message is not the caller's to complete or pass on."""
+    if msg.ms_flags & (MSGF_DONE | MSGF_REPLY):
+        return "already done"
+    return "still queued" if msg.ms_flags & MSGF_QUEUED else "on its way"
 
 
 def _refuse_send(port: Port, msg: LwktMsg) -> None:

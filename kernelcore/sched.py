@@ -145,13 +145,16 @@ def lwkt_schedule(td: Thread) -> None:
 def lwkt_deschedule(td: Thread) -> None:
     """Take `td` off its run queue. Meant for the running thread, which then switches; remote: by IPI, later.
 
-    A thread that waits for a token gives up its reservation (EXCLREQ).
+    It is blocked then: only `lwkt_schedule` brings it back. A thread that waits for a token gives up its reservation
+    (EXCLREQ).
     """
     gd = cpu.gd
     if td.td_gd is not gd:
         send_ipiq(td.td_gd, _deschedule_remote, td)
         return
-    dequeue(gd, td)
+    if td.td_flags & TDF_RUNQ:
+        dequeue(gd, td)
+        td.td_flags |= TDF_BLOCKED
     if td.td_exclreq:
         drop_exclreq(td)
 
@@ -377,6 +380,8 @@ def _leave_cpu(gd: GlobalData, td: Thread) -> None:
     if td.td_flags & TDF_TSLEEPQ:
         tsleep_remove(gd, td)
     dequeue(gd, td)
+    if td.td_exclreq:
+        drop_exclreq(td)
     gd.gd_tdallq.pop(td, None)
 
 

@@ -44,14 +44,15 @@ def pick(gd: GlobalData) -> Thread | None:
     """Contended: return the best ready thread of `gd`, with all of its tokens acquired; None if nothing can run.
 
     A thread that cannot get its tokens stays where it is in the queue; the next ones are tried, down to KERN_LPSCHED.
-    After ten fruitless rounds sets are acquired in token order; any progress resets the count.
+    After ten fruitless rounds sets are acquired in token order, and lower ones are tried too: what refuses the best
+    thread may be the EXCLREQ of one of them. Any progress resets the count.
     """
     mask = gd.gd_runmask
     in_order = gd.gd_tok_rounds >= LWKT_SPIN_LOOPS
     refused = False
     while mask:
         pri = mask.bit_length() - 1
-        if refused and pri < KERN_LPSCHED:
+        if refused and pri < KERN_LPSCHED and not in_order:
             break
         for td in gd.gd_runqs[pri]:
             if not td.td_toks or getalltokens(gd, td, in_order):
