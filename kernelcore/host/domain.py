@@ -135,7 +135,7 @@ class Domain:
                 idle = False
                 cpu.gd = gd
                 began = left
-                while left > 0:
+                for left in range(left - 1, -1, -1):  # noqa: B020 - counts down what is left
                     if gd.gd_ipimask or gd.gd_reqflags:
                         gd.gd_curthread = gd.gd_idlethread
                         process_ipiq()
@@ -144,10 +144,10 @@ class Domain:
                     mask = gd.gd_runmask
                     if not mask:
                         gd.gd_cnt.v_idle += 1
+                        left += 1
                         break
                     q = gd.gd_runqs[mask.bit_length() - 1]
                     gd.gd_curthread = td = q[0]
-                    left -= 1
                     td.td_switches += 1
                     if td.td_toks:
                         switch_in(td)
@@ -175,7 +175,8 @@ class Domain:
                     elif not left % CLOCK_EVERY:
                         now = clock()
                     if now > deadline:
-                        left = min(left, 0)
+                        left = 0
+                        break
                 gd.gd_curthread = gd.gd_idlethread
                 gd.gd_cnt.v_swtch += began - left
             if idle and not self._posted:
