@@ -317,7 +317,7 @@ def _serve_thread_port(
                 error = yield from error.__await__()
             if error != EASYNC:
                 reply_port = msg.ms_reply_port
-                if reply_port is None or msg.ms_flags & _IDLE:
+                if reply_port is None or msg.ms_flags & _NOT_OURS:
                     replymsg(msg, error)  # says what is wrong
                 else:
                     msg.ms_error = error
