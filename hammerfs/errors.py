@@ -7,6 +7,20 @@ the place (as far as it is known) and the fact.
 from __future__ import annotations
 
 import errno as _errno
+from typing import TypedDict
+
+
+class ObjectPlace(TypedDict):
+    """Keyword arguments of an error about an object."""
+
+    obj_id: int
+    localization: int
+
+
+class RecordPlace(ObjectPlace):
+    """Keyword arguments of an error about a record's payload."""
+
+    offset: int
 
 
 class HammerError(Exception):
