@@ -58,7 +58,8 @@ def lookup(records: Records, directory: Inode, name: bytes) -> Dirent:
                 entry = _decode(records, elm)
                 if entry.name == name:
                     return entry
-    raise NotFound("no such name", path=name, **directory.place)
+    text = name.decode("utf-8", "backslashreplace")
+    raise NotFound(f"no entry {text!r} in the directory", **directory.place)
 
 
 def read_dir(records: Records, directory: Inode, after: int = 0) -> Iterator[Dirent]:
