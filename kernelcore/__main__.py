@@ -5,19 +5,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 USAGE_ERROR = 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the lab's three commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kernelcore", description="The lab of DragonFly's kernel services in Python."
-    )
+    parser = _Parser(prog="python -m kernelcore", description="The lab of DragonFly's kernel services in Python.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_ps(commands.add_parser("ps", help="show a small live domain: threads, tokens, IPIs, ports, memory"))
     _add_bench(commands.add_parser("bench", help="time each operation beside what it is compared with"))
     _add_sim(commands.add_parser("sim", help="play a scenario in the simulator and print its timeline"))
     return parser
+
+
+def _add_ps(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a small domain with a thread in every state, and show it as the statistics see it. STAT: R runs, Q queued,"
+        " T waits for a token, S sleeps (tsleep), B blocked (lwkt_sleep, ports), N not started, Z ended but held;"
+        " s a system call, c in a critical section."
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kernelcore.lab import bench_run
 
         return bench_run.main(args)
+    if args.command == "ps":
+        from kernelcore.lab import ps
+
+        return ps.main(args)
     from kernelcore.lab import sim
 
     return sim.main(args)

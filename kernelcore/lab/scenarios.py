@@ -7,7 +7,6 @@ CPUs run: so it happens under every seed.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,7 +25,7 @@ from kernelcore.sched import (
     preempt_point,
 )
 from kernelcore.serialize import Serializer
-from kernelcore.sleep import lwkt_sleep, tsleep, tsleep_interlock, wakeup
+from kernelcore.sleep import EWOULDBLOCK, lwkt_sleep, tsleep, tsleep_interlock, wakeup
 from kernelcore.thread import Thread, lwkt_create
 
 if TYPE_CHECKING:
@@ -197,7 +196,7 @@ def sleep(stage: Stage) -> None:
     def time_limit(host: LabHost) -> None:
         async def sleeper() -> None:
             error = await tsleep("nothing", 0, "nothing", 0.05)
-            host.say(f"tsleep returned {errno.errorcode[error]}")
+            host.say("tsleep returned " + ("EWOULDBLOCK" if error == EWOULDBLOCK else str(error)))
 
         host.spawn(sleeper, cpu_id=0, name="sleeper")
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kernelcore import stat
-from kernelcore.host.sim import SimDeadlock
+from kernelcore.host.sim import STRATEGIES, SimDeadlock
 from kernelcore.lab.scenarios import SCENARIOS
 from kernelcore.lab.timeline import Event, LabHost, columns
 from kernelcore.token import Token
+
+MAX_CPUS = 16
 
 COUNTERS = (
     "lwkt.switch_count",
@@ -149,10 +151,13 @@ def main(args: argparse.Namespace) -> int:
         wanted = "no scenario given" if args.scenario is None else f"no scenario '{args.scenario}'"
         print(f"sim: {wanted}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
         return 2
+    if args.strategy not in STRATEGIES:
+        print(f"sim: no strategy '{args.strategy}'; there are {', '.join(STRATEGIES)}", file=sys.stderr)
+        return 2
     scenario = SCENARIOS[args.scenario]
     ncpus = args.cpus or scenario.cpus
-    if ncpus < scenario.min_cpus:
-        print(f"sim: {args.scenario} needs at least {scenario.min_cpus} CPUs, not {ncpus}", file=sys.stderr)
+    if not scenario.min_cpus <= ncpus <= MAX_CPUS:
+        print(f"sim: {args.scenario} takes {scenario.min_cpus} to {MAX_CPUS} CPUs, not {ncpus}", file=sys.stderr)
         return 2
     stage = play(args.scenario, args.seed, ncpus, args.strategy)
     if args.json:

@@ -57,7 +57,8 @@ class LabHost(SimHost):
 
     def spin(self, gd: GlobalData) -> None:
         """Spin as the simulator does, and say so."""
-        self.event("spin", gd, "spins, serving its IPIs")
+        if not self._ending:
+            self.event("spin", gd, "spins, serving its IPIs")
         super().spin(gd)
 
     def _idle_step(self, gd: GlobalData) -> None:

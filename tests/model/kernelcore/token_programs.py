@@ -24,7 +24,7 @@ from kernelcore.sleep import tsleep
 from kernelcore.thread import Thread
 from kernelcore.token import Token, cnttoken, token_swap
 from kernelcore.token_contended import ContendedToken
-from tests.model.kernelcore.harness import Sim, expect, simulate, sims
+from tests.model.kernelcore.harness import Sim, expect, sims, simulate
 
 Op = tuple[str, int]
 
@@ -210,7 +210,7 @@ def _watched(pick: Callable[[GlobalData], Thread | None]) -> Callable[[GlobalDat
     """T3: the best ready thread whose tokens are free runs, in queue order among equals."""
 
     def watched_pick(gd: GlobalData) -> Thread | None:
-        low_too = gd.gd_tok_rounds >= switch.LWKT_SPIN_LOOPS
+        low_too = gd.gd_tok_rounds >= vars(switch)["LWKT_SPIN_LOOPS"]
         queue = [td for q in reversed(gd.gd_runqs) for td in q]
         able = [td for td in queue if _could_run(gd, td)]
         chosen = pick(gd)
@@ -228,7 +228,7 @@ def _watched(pick: Callable[[GlobalData], Thread | None]) -> Callable[[GlobalDat
 @contextmanager
 def watched_pick() -> Iterator[None]:
     """Check T3 at every choice of the simulator."""
-    with patch.object(simhost, "pick", _watched(simhost.pick)):
+    with patch.object(simhost, "pick", _watched(vars(simhost)["pick"])):
         yield
 
 
