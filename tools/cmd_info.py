@@ -1,0 +1,271 @@
+"""`hammer info version volume-list pfs-status snapls config history namekey*`: facts about an image."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from typing import Any
+
+from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN, VERSION_SNAPSHOT
+from hammerfs.crc import crc32
+from hammerfs.errors import UsageError
+from hammerfs.fs import HammerFS
+from hammerfs.history import Moment, data_history
+from hammerfs.keys import namekey0, namekey1
+from hammerfs.ondisk.records import PfsData
+from tools.output import json_name, print_json, safe_name, size_text, time_text
+from tools.target import add_view_options, find, open_fs, parse_pfs
+
+VERSIONS = {
+    1: "First HAMMER release (DragonFly 2.0+)",
+    2: "New directory entry layout (DragonFly 2.3+)",
+    3: "New snapshot management (DragonFly 2.5+)",
+    4: "New undo/flush, faster flush/sync (DragonFly 2.5+)",
+    5: "Adjustments for dedup support (DragonFly 2.9+)",
+    6: "Directory Hash ALG1 (tmp/rename resistance)",
+    7: "CRC-32C checksums (DragonFly 5.1+)",
+}
+_RANGE = re.compile(r"(.*?)@(\d+)(?:,(\d+))?\Z", re.DOTALL)
+_DAY = 86400
+
+
+def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs of this module."""
+    verbs.add_parser("info", help="label, volumes, space, PFSs").set_defaults(run=run_info)
+    verbs.add_parser("version", help="the volumes' version and all versions there are").set_defaults(run=run_version)
+    volume_list = verbs.add_parser("volume-list", help="the volumes, in order")
+    volume_list.add_argument("-v", dest="verbose", action="store_true", help="with their numbers")
+    volume_list.set_defaults(run=run_volume_list)
+    status = verbs.add_parser("pfs-status", help="the record of PFSs (default: all)")
+    status.add_argument("pfs_args", nargs="*", metavar="N|LABEL", help="by number or label")
+    status.set_defaults(run=run_pfs_status)
+    snapls = verbs.add_parser("snapls", help="the snapshots of a PFS")
+    snapls.add_argument("--pfs", default="0", metavar="N|LABEL", help="which (default 0)")
+    snapls.set_defaults(run=run_snapls)
+    config = verbs.add_parser("config", help="the configuration text of a PFS")
+    config.add_argument("--pfs", default="0", metavar="N|LABEL", help="which (default 0)")
+    config.set_defaults(run=run_config)
+    history = verbs.add_parser("history", help="the transaction ids at which files changed")
+    history.add_argument("paths", nargs="+", metavar="PATH[@OFFSET[,LENGTH]]", help="a file; of it only that range")
+    add_view_options(history)
+    history.set_defaults(run=run_history)
+    for verb, text in (
+        ("namekey1", "name key by directory hash algorithm 0"),
+        ("namekey2", "name key by directory hash algorithm 1"),
+        ("namekey32", "32-bit hash of a name"),
+    ):
+        namekey = verbs.add_parser(verb, help=text)
+        namekey.add_argument("name", metavar="NAME")
+        namekey.set_defaults(run=run_namekey, verb=verb)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print what the root volume header says of the file system, and its PFSs."""
+    with open_fs(args) as fs:
+        head = fs.volumes.superblock
+        everything = sum(volume.bigblocks for volume in fs.volumes)
+        free = head.vol0_stat_freebigblocks
+        reserved = everything - head.vol0_stat_bigblocks
+        used = everything - reserved - free
+        pfss = [(pfs_id, pfs, len(fs.snapshots(pfs_id))) for pfs_id, pfs in fs.pfs_list()]
+    if args.json:
+        print_json(
+            {
+                "label": json_name(head.label),
+                "volumes": head.vol_count,
+                "fsid": str(head.fsid),
+                "version": head.vol_version,
+                "bigblocks": {"total": everything, "used": used, "reserved": reserved, "free": free},
+                "inodes": head.vol0_stat_inodes,
+                "pfs": [{"id": i, "mode": _mode(pfs), "snapshots": n} for i, pfs, n in pfss],
+            }
+        )
+        return 0
+    print("Volume identification")
+    print(f"\tLabel               {safe_name(head.label)}")
+    print(f"\tNo. Volumes         {head.vol_count}")
+    print(f"\tFSID                {head.fsid}")
+    print(f"\tHAMMER Version      {head.vol_version}")
+    print("Big block information")
+    print(f"\tTotal      {everything:10d}")
+    for name, count in (("Used", used), ("Reserved", reserved), ("Free", free)):
+        print(f"\t{name:<10} {count:10d} ({_percent(count, everything):.2f}%)")
+    print("Space information")
+    print(f"\tNo. Inodes {head.vol0_stat_inodes:10d}")
+    total = everything * BIGBLOCK_SIZE
+    print(f"\tTotal size     {size_text(total):>6} ({total} bytes)")
+    for name, count in (("Used", used), ("Reserved", reserved), ("Free", free)):
+        print(f"\t{name:<14} {size_text(count * BIGBLOCK_SIZE):>6} ({_percent(count, everything):.2f}%)")
+    print("PFS information")
+    print("\tPFS ID  Mode    Snaps  Mounted on")
+    for pfs_id, pfs, snaps in pfss:
+        print(f"\t{pfs_id:6d}  {_mode(pfs):<6} {snaps:6d}  not mounted")
+    return 0
+
+
+def run_version(args: argparse.Namespace) -> int:
+    """Print the version of the volumes and the ones there are."""
+    with open_fs(args) as fs:
+        current = fs.volumes.version
+    if args.json:
+        print_json({"min": VERSION_MIN, "max": VERSION_MAX, "current": current, "description": VERSIONS[current]})
+        return 0
+    print(f'min={VERSION_MIN} wip=none max={VERSION_MAX} current={current} description="{VERSIONS[current]}"')
+    print("available versions:")
+    for number, text in VERSIONS.items():
+        print(f"    {number}\tNORM\t{text}")
+    return 0
+
+
+def run_volume_list(args: argparse.Namespace) -> int:
+    """Print the volumes by number."""
+    with open_fs(args) as fs:
+        names = [(volume.vol_no, volume.dev.name) for volume in fs.volumes]
+        root = fs.volumes.superblock.vol_rootvol
+    if args.json:
+        print_json([{"number": number, "name": name, "root": number == root} for number, name in names])
+        return 0
+    for number, name in names:
+        text = safe_name(os.fsencode(name))
+        print(f"{number}\t{text}{' (Root Volume)' if number == root else ''}" if args.verbose else text)
+    return 0
+
+
+def run_pfs_status(args: argparse.Namespace) -> int:
+    """Print the record of each PFS asked for."""
+    with open_fs(args) as fs:
+        wanted = {parse_pfs(fs, text) for text in args.pfs_args}
+        rows = [(pfs_id, pfs) for pfs_id, pfs in fs.pfs_list() if not wanted or pfs_id in wanted]
+        missing = wanted - {pfs_id for pfs_id, _pfs in rows}
+        if missing:
+            raise UsageError(f"PFS {min(missing)} does not exist")
+        place = fs.volumes.superblock.label
+        defaults = fs.volumes.version >= VERSION_SNAPSHOT
+    if args.json:
+        print_json([_pfs_json(pfs_id, pfs) for pfs_id, pfs in rows])
+        return 0
+    for pfs_id, pfs in rows:
+        print(f"{safe_name(place)}\tPFS#{pfs_id} {{")
+        print(f"    sync-beg-tid=0x{pfs.sync_beg_tid:016x}")
+        print(f"    sync-end-tid=0x{pfs.sync_end_tid:016x}")
+        print(f"    shared-uuid={pfs.shared}")
+        print(f"    unique-uuid={pfs.unique}")
+        print(f'    label="{safe_name(pfs.label_text)}"')
+        if pfs.snapshots_path:
+            print(f'    snapshots="{safe_name(pfs.snapshots_path)}"')
+        print(f"    prune-min={_prune_min(pfs.prune_min)}" if pfs.prune_min else "    prune-min=00:00:00")
+        print(f"    operating as a {_mode(pfs)}")
+        if defaults and not pfs.snapshots_path:
+            print("    snapshots directory defaults to /var/hammer/<pfs>")
+        print("}")
+    return 0
+
+
+def run_snapls(args: argparse.Namespace) -> int:
+    """Print the snapshot records of one PFS by TID."""
+    with open_fs(args) as fs:
+        pfs_id = parse_pfs(fs, args.pfs)
+        snaps = fs.snapshots(pfs_id)
+        place = fs.volumes.superblock.label
+    if args.json:
+        print_json([{"tid": f"0x{s.tid:016x}", "ts_us": s.ts_us, "label": json_name(s.label)} for s in snaps])
+        return 0
+    print(f"Snapshots on {safe_name(place)}\tPFS#{pfs_id}")
+    print("Transaction ID\t\tTimestamp\t\tNote")
+    for snap in snaps:
+        print(f"0x{snap.tid:016x}\t{time_text(snap.ts_us // 1_000_000)}\t{safe_name(snap.label) or '-'}")
+    return 0
+
+
+def run_config(args: argparse.Namespace) -> int:
+    """Print the configuration text; none is an error, as there is nothing to print."""
+    with open_fs(args) as fs:
+        pfs_id = parse_pfs(fs, args.pfs)
+        text = fs.config(pfs_id)
+    if args.json:
+        print_json({"pfs": pfs_id, "config": None if text is None else json_name(text)})
+    elif text is None:
+        print(f"hammer: config: PFS {pfs_id} has no configuration", file=sys.stderr)
+        return 1
+    else:
+        sys.stdout.write(text.decode("utf-8", "backslashreplace"))
+    return 0
+
+
+def run_history(args: argparse.Namespace) -> int:
+    """Print the TIDs at which each file, range of a file, or directory changed."""
+    rows = []
+    with open_fs(args) as fs:
+        for text in args.paths:
+            path, obj_id, moments = _history_of(fs, args, text)
+            if args.json:
+                changes = [{"tid": f"0x{m.tid:016x}", "ts": m.ts} for m in moments]
+                rows.append({"path": json_name(os.fsencode(path)), "ino": f"0x{obj_id:016x}", "history": changes})
+                continue
+            print(f"{safe_name(os.fsencode(path))}\t{obj_id:016x} clean {{")
+            for moment in moments:
+                print(f"    {moment.tid:016x} {time_text(moment.ts, '%d-%b-%Y %H:%M:%S')}")
+            print("}")
+    if args.json:
+        print_json(rows)
+    return 0
+
+
+def _history_of(fs: HammerFS, args: argparse.Namespace, text: str) -> tuple[str, int, list[Moment]]:
+    match = _RANGE.match(text)
+    if match is None:
+        inode = find(fs, args, text)
+        return text, inode.obj_id, fs.history(inode)
+    path, offset, length = match[1], int(match[2]), match[3]
+    inode = find(fs, args, path)
+    if not inode.is_file:
+        raise UsageError(f"'{path}' is no file: a range makes no sense")
+    found = data_history(fs.records, inode.pfs_id, inode.obj_id, offset, None if length is None else int(length))
+    return path, inode.obj_id, found
+
+
+def run_namekey(args: argparse.Namespace) -> int:
+    """Print the hash of a name."""
+    name = os.fsencode(args.name)
+    if args.verb == "namekey32":
+        text = f"0x{crc32(name, 0):08x}"
+    else:
+        text = f"0x{(namekey0 if args.verb == 'namekey1' else namekey1)(name):016x}"
+    if args.json:
+        print_json({"name": json_name(name), "key": text})
+    else:
+        print(text)
+    return 0
+
+
+def _mode(pfs: PfsData) -> str:
+    return "SLAVE" if pfs.is_slave else "MASTER"
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0
+
+
+def _prune_min(seconds: int) -> str:
+    days, rest = divmod(seconds, _DAY)
+    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+    if not days:
+        return clock
+    return f"{days}d/{clock}" if rest else f"{days}d"
+
+
+def _pfs_json(pfs_id: int, pfs: PfsData) -> dict[str, Any]:
+    return {
+        "pfs": pfs_id,
+        "sync_beg_tid": f"0x{pfs.sync_beg_tid:016x}",
+        "sync_end_tid": f"0x{pfs.sync_end_tid:016x}",
+        "shared_uuid": str(pfs.shared),
+        "unique_uuid": str(pfs.unique),
+        "label": json_name(pfs.label_text),
+        "snapshots": json_name(pfs.snapshots_path),
+        "prune_min": pfs.prune_min,
+        "mode": _mode(pfs),
+        "deleted": pfs.is_deleted,
+    }

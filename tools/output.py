@@ -1,0 +1,64 @@
+"""What the tools print: terminal-safe names, sizes as DragonFly prints them, times, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Final
+
+_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+def safe_name(name: bytes) -> str:
+    r"""A name for a terminal: UTF-8 where it is, control characters and undecodable bytes as ``\xNN``.
+
+    A backslash is doubled, so that two different names never print alike.
+    """
+    out = []
+    for char in name.decode("utf-8", "surrogateescape"):
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif char == "\\":
+            out.append("\\\\")
+        elif char.isprintable():
+            out.append(char)
+        else:
+            out.extend(f"\\x{byte:02x}" for byte in char.encode())
+    return "".join(out)
+
+
+def json_name(name: bytes) -> str:
+    """A name for JSON: UTF-8 where it is, undecodable bytes (and ``%`` itself then) as ``%XX``."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        chars = name.decode("utf-8", "surrogateescape")
+        return "".join(
+            f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else "%25" if c == "%" else c for c in chars
+        )
+
+
+def size_text(nbytes: int) -> str:
+    """A size with two decimals and its unit, as newfs_hammer(8) and hammer(8) print it (`` 0.50GB``, ``64.00MB``)."""
+    value = float(nbytes)
+    unit = 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{value:.2f}{_UNITS[unit]}"
+
+
+def time_text(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
+    """A time in the local zone; a bare number where the host's calendar does not reach."""
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(int(seconds))
+
+
+def print_json(value: Any) -> None:
+    """One JSON value and a newline on stdout."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    sys.stdout.write("\n")
