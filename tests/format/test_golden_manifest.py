@@ -29,8 +29,10 @@ def digest(path: Path) -> str:
 @pytest.mark.parametrize("name", golden_names())
 def test_trees(golden: GoldenStore, name: str) -> None:
     image = golden[name]
-    if not image.has_manifest:
-        pytest.skip("recorded without a manifest; other tests know its facts")
+    if not image.has_manifest:  # fresh ones and the 2009 one: no tree was recorded, every byte must still read well
+        with HammerFS.open(list(image.volumes)) as fs:
+            assert next(entry["type"] for entry in entries(fs, b"/")) == "dir"
+        return
     drop = {"atime_us"} | (TIMES if name.startswith("crash-") else set())
     compared = 0
     for root, want in image.manifest["trees"].items():
