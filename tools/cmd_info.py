@@ -15,8 +15,9 @@ from hammerfs.fs import HammerFS
 from hammerfs.history import Moment, data_history
 from hammerfs.keys import namekey0, namekey1
 from hammerfs.ondisk.records import PfsData
+from hammerfs.viewspec import parse_pfs
 from tools.output import json_name, print_json, safe_name, size_text, time_text
-from tools.target import add_view_options, find, open_fs, parse_pfs
+from tools.target import add_view_options, find, open_fs
 
 VERSIONS = {
     1: "First HAMMER release (DragonFly 2.0+)",

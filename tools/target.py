@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from datetime import datetime
 
-from hammerfs.const import MAX_PFS, MAX_TID
-from hammerfs.errors import NotFound, UsageError
+from hammerfs.errors import UsageError
 from hammerfs.fs import HammerFS, Recover
 from hammerfs.inode import Inode
-
-_TID = re.compile(r"0[xX][0-9a-fA-F]{1,16}\Z")
+from hammerfs.viewspec import parse_asof, parse_pfs
 
 
 def open_fs(args: argparse.Namespace, recover: Recover = "full") -> HammerFS:
@@ -57,36 +53,3 @@ def find(fs: HammerFS, args: argparse.Namespace, path: str, *, follow: bool = Tr
     """The object a path argument names, in the tree of the view options; a leading slash means that tree's root."""
     relative = os.fsencode(path).lstrip(b"/") or b"."
     return fs.resolve(relative, view_root(fs, args), follow=follow)
-
-
-def parse_pfs(fs: HammerFS, text: str) -> int:
-    """A PFS by number or by label."""
-    if text.isdecimal():
-        if int(text) >= MAX_PFS:
-            raise NotFound(f"PFS {text} does not exist")
-        return int(text)
-    wanted = os.fsencode(text)
-    found = [pfs_id for pfs_id, pfs in fs.pfs_list() if pfs.label_text == wanted]
-    if not found:
-        raise NotFound(f"no PFS has the label '{text}'")
-    if len(found) > 1:
-        raise UsageError(f"label '{text}' is that of PFSs {', '.join(map(str, found))}: name one by number")
-    return found[0]
-
-
-def parse_asof(fs: HammerFS, pfs_id: int, text: str) -> int:
-    """A point in time: a TID, a snapshot's label in that PFS, or an ISO time."""
-    if _TID.match(text):
-        return int(text, 16) or MAX_TID
-    snaps = fs.snapshots(pfs_id)
-    found = [snap.tid for snap in snaps if snap.label == os.fsencode(text)]
-    if len(found) > 1:
-        tids = ", ".join(f"0x{tid:016x}" for tid in found)
-        raise UsageError(f"{len(found)} snapshots have the label '{text}': name one of {tids}")
-    if found:
-        return found[0]
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise NotFound(f"'{text}' is no TID (0x...), no snapshot of PFS {pfs_id} and no ISO time") from None
-    return fs.tid_at(when.timestamp())
