@@ -82,6 +82,8 @@ class Domain:
         self.objcaches: weakref.WeakSet[Any] = weakref.WeakSet()
         self.slpque: dict[tuple[object, int], None] = {}
         self.panics: list[tuple[Thread, BaseException]] = []
+        self.last_overrun: Thread | None = None  # ran last when the pump's time was over
+        self.outstanding = 0  # requests under way on I/O CPUs; they will post
         self.syscalls = 0
         self.gds = [GlobalData(self, n, ncpus) for n in range(ncpus)]
         for gd in self.gds:
@@ -175,6 +177,7 @@ class Domain:
                     elif not left % CLOCK_EVERY:
                         now = clock()
                     if now > deadline:
+                        self.last_overrun = td
                         left = 0
                         break
                 gd.gd_curthread = gd.gd_idlethread

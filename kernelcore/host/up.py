@@ -21,7 +21,6 @@ class UpHost(Domain):
     def __init__(self, ncpus: int = 1, **kwargs: Any) -> None:
         super().__init__(ncpus, **kwargs)
         self._event = threading.Event()
-        self.outstanding = 0  # requests under way on I/O CPUs; they will post
 
     def wake_host(self) -> None:
         """From any OS thread: end the idle sleep."""

@@ -99,7 +99,8 @@ def test_links_of_a_file_have_one_number_whatever_the_way(fs: HammerFS) -> None:
 def test_no_directory_is_its_own_ancestor(fs: HammerFS) -> None:
     vfs = Vfs(fs, Look())
     jump = b"@@0x%016x" % OLD
-    seen, node = set(), vfs.root
+    seen: set[int] = set()
+    node: Node = vfs.root
     for name in (jump, jump, b"@@-1", b"dir", b"@@-1", jump, b".@@-1"):
         node = vfs.lookup(node, name)
         assert node.number not in seen

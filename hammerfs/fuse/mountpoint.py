@@ -1,0 +1,68 @@
+"""The directory that is mounted on: whether it will do, and how much the kernel reads ahead below it (Linux)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from pathlib import Path
+
+from hammerfs.errors import HammerError
+
+READ_AHEAD_KIB = 1024
+"""One request of the kernel's read-ahead: the most a reply carries."""
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+log = logging.getLogger("hammerfs")
+
+
+class MountpointError(HammerError):
+    """The mount point will not do."""
+
+    exit_code = 32
+
+
+def check_mountpoint(mountpoint: str) -> None:
+    """See that something can be mounted there.
+
+    Raises:
+        MountpointError: It is no directory, is not there, or its last daemon died.
+    """
+    try:
+        os.listdir(mountpoint)
+    except NotADirectoryError:
+        raise MountpointError(f"{mountpoint}: not a directory") from None
+    except OSError as err:
+        if err.errno == errno.ENOTCONN:
+            raise MountpointError(
+                f"{mountpoint}: a daemon that served it has died; clear it by: fusermount3 -u {mountpoint}"
+            ) from None
+        raise MountpointError(f"{mountpoint}: {err.strerror}") from None
+
+
+def raise_read_ahead(mountpoint: str) -> None:
+    """Let the kernel read ahead in larger requests; only root on Linux may, and elsewhere nothing happens.
+
+    Blocks: the kernel may wait for the file system meanwhile.
+    """
+    device = _device_of(os.path.realpath(mountpoint))
+    if device is None:
+        return
+    try:
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB), encoding="ascii")
+    except OSError as err:
+        log.debug("read-ahead stays as it is: %s", err)
+
+
+def _device_of(mountpoint: str) -> str | None:
+    """``major:minor`` of what is mounted there last."""
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    found = None
+    for line in table.splitlines():
+        fields = line.split()
+        if _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4]) == mountpoint:
+            found = fields[2]
+    return found

@@ -1,0 +1,57 @@
+"""The nodes the kernel knows: by number, with its look-up counts and the attributes it was given."""
+
+from __future__ import annotations
+
+import pyfuse3
+
+from hammerfs.vfs.node import Node
+
+
+class NodeTable:
+    """What the kernel holds references to, and the root, which it never forgets.
+
+    Args:
+        root: Root of the mount.
+    """
+
+    __slots__ = ("_attrs", "_counts", "_nodes", "_root")
+
+    def __init__(self, root: Node) -> None:
+        self._root = root.number
+        self._nodes: dict[int, Node] = {root.number: root}
+        self._counts: dict[int, int] = {}
+        self._attrs: dict[int, pyfuse3.EntryAttributes] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, number: int) -> Node | None:
+        """The node with a number, if the kernel knows it."""
+        return self._nodes.get(number)
+
+    def attrs(self, number: int) -> pyfuse3.EntryAttributes | None:
+        """Attributes of a known node, if they were made."""
+        return self._attrs.get(number)
+
+    def keep_attrs(self, number: int, attrs: pyfuse3.EntryAttributes) -> None:
+        """Remember attributes as long as the node is known."""
+        if number in self._nodes:
+            self._attrs[number] = attrs
+
+    def looked_up(self, node: Node, attrs: pyfuse3.EntryAttributes) -> None:
+        """The kernel is given one more reference."""
+        number = node.number
+        self._counts[number] = self._counts.get(number, 0) + 1
+        self._nodes[number] = node
+        self._attrs[number] = attrs
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel gives references back."""
+        left = self._counts.get(number, 0) - count
+        if left > 0:
+            self._counts[number] = left
+            return
+        self._counts.pop(number, None)
+        if number != self._root:
+            self._nodes.pop(number, None)
+            self._attrs.pop(number, None)

@@ -1,0 +1,136 @@
+"""Running calls of the file system for requests: at once where nothing is missing, else as a kernel thread that waits.
+
+The plain call is tried first. A `BufferMiss` sends it to a kernel thread, which has the buffers read by an I/O CPU and
+runs the call again from its start, holding what it waited for so that it comes further each time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hammerfs.cache import Fill
+from hammerfs.errors import BufferMiss
+from hammerfs.fs import HammerFS
+from hammerfs.inode import Inode
+from kernelcore.host.iocpu import IoCpu
+from kernelcore.host.trio_host import TrioHost
+from kernelcore.sched import lwkt_user_yield
+from kernelcore.sleep import tsleep, wakeup
+
+T = TypeVar("T")
+_HELD = 64
+"""Most buffers one call keeps from being evicted while it waits for more."""
+_READ_POOL = 16
+"""Most reply buffers kept."""
+
+
+class Service:
+    """Calls on one file system from one event loop.
+
+    Args:
+        fs: The file system, not inline.
+        host: The domain that runs it.
+        io: Reads the volumes.
+    """
+
+    def __init__(self, fs: HammerFS, host: TrioHost, io: IoCpu) -> None:
+        self._fs = fs
+        self._host = host
+        self._io = io
+        self._coming: set[tuple[int, int]] = set()
+        """Buffers on their way in: (volume, byte offset)."""
+        self._buffers: list[bytearray] = []
+        self.waiting = 0
+        """Requests that wait for something."""
+
+    async def call(self, fn: Callable[..., T], *args: Any) -> T:
+        """Run `fn(*args)`, as often as it takes.
+
+        Raises:
+            HammerError: What the call raises.
+        """
+        try:
+            return self._host.syscall_plain(fn, *args)
+        except BufferMiss as miss:
+            first = miss
+        self.waiting += 1
+        try:
+            result: T = await self._host.syscall(self._patiently(first, fn, args))
+        finally:
+            self.waiting -= 1
+        return result
+
+    async def read(self, inode: Inode, offset: int, nbytes: int) -> memoryview:
+        """Contents of a file; the view is good until the reply to this request has been written.
+
+        Raises:
+            CrcError: The data is damaged.
+            HammerError: As `HammerFS.readinto`.
+        """
+        nbytes = max(0, min(nbytes, inode.size - offset))
+        buf = self._take(nbytes)
+        target = memoryview(buf)[:nbytes]
+        plan = await self.call(self._fs.plan_read, inode, offset, target)
+        if not plan.run_nowait():
+            self.waiting += 1
+            try:
+                await self._host.syscall(self._io.call(plan.run))
+            finally:
+                self.waiting -= 1
+        answer = target[: plan.finish()]
+        self._host.release_after_reply(lambda: self._give_back(buf))  # no await from here to the reply
+        return answer
+
+    async def _patiently(self, miss: BufferMiss, fn: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """In a kernel thread: bring in what is missing and run the call again, until nothing is."""
+        held: deque[Fill] = deque()
+        try:
+            while True:
+                await self._bring(miss, held)
+                try:
+                    return fn(*args)
+                except BufferMiss as again:
+                    miss = again
+        finally:
+            for fill in held:
+                fill.release()
+
+    async def _bring(self, miss: BufferMiss, held: deque[Fill]) -> None:
+        """Have the missing buffers read, each by one request only."""
+        if not miss.wanted:  # the call wants others to have their turn
+            await lwkt_user_yield()
+            return
+        for wanted in miss.wanted:
+            place = wanted[0], wanted[1]
+            while place in self._coming:
+                await tsleep(place, 0, "hmrbio")
+            for fill in self._fs.cache.prepare(BufferMiss([wanted])):
+                await self._fill(place, fill)
+                held.append(fill)
+            while len(held) > _HELD:
+                held.popleft().release()
+
+    async def _fill(self, place: tuple[int, int], fill: Fill) -> None:
+        self._coming.add(place)
+        try:
+            await self._io.call(fill.volume.dev.preadv, fill.byte_off, [fill.view])
+        except BaseException:
+            fill.abort()
+            raise
+        finally:
+            self._coming.discard(place)
+            wakeup(place)
+        fill.commit()
+
+    def _take(self, nbytes: int) -> bytearray:
+        while self._buffers:
+            buf = self._buffers.pop()
+            if len(buf) >= nbytes:
+                return buf
+        return bytearray(max(nbytes, 1 << 17))
+
+    def _give_back(self, buf: bytearray) -> None:
+        if len(self._buffers) < _READ_POOL:
+            self._buffers.append(buf)

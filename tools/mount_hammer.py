@@ -1,0 +1,89 @@
+"""`mount_hammer`: mount a HAMMER volume set by FUSE.
+
+Exit codes are those of mount(8): 0, 1 for a wrong call, 4 for a bug, 32 when it can't be mounted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from hammerfs.errors import HammerError, UsageError
+
+WRONG_CALL = 1
+FAILED = 32
+_PROG = "mount_hammer"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with mount(8)'s exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_CALL, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `mount_hammer`."""
+    parser = _Parser(
+        prog=_PROG,
+        description="Mount a HAMMER volume set by FUSE.",
+        epilog="Unmount with umount (root) or fusermount3 -u. Options of HAMMER: ro, pfs=N|LABEL, "
+        "asof=TID|TIME|LABEL, snapdir=hidden|visible|disabled, snapdirname=NAME, snapfmt=STRFTIME, uid=, gid=, "
+        "umask=, cache=SIZE, skip_redo, norecovery.",
+    )
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="a,b=c,...")
+    parser.add_argument("-T", dest="tid", metavar="TID", help="mount as of this transaction id (as -o asof=TID)")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
+    parser.add_argument("-d", "--debug", action="store_true", help="as -f, and log more")
+    parser.add_argument("volumes", nargs="+", metavar="VOL", help="the volumes, in any order, or one colon list")
+    parser.add_argument("directory", metavar="DIR", help="where to mount")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mount_hammer`; return its exit code."""
+    args = build_parser().parse_args(argv)
+    for name in ("trio", "pyfuse3"):
+        if importlib.util.find_spec(name) is None:
+            print(f"{_PROG}: mounting needs the package {name}: pip install 'hammerfs[mount]'", file=sys.stderr)
+            return FAILED
+    from hammerfs.fuse.background import in_background, log_to_terminal
+
+    log_to_terminal(logging.DEBUG if args.debug else logging.INFO)
+
+    def work(ready: Callable[[], None]) -> int:
+        return _mount(args, ready)
+
+    return work(_nothing) if args.foreground or args.debug else in_background(work)
+
+
+def _mount(args: argparse.Namespace, ready: Callable[[], None]) -> int:
+    from hammerfs.fuse.daemon import serve
+    from hammerfs.fuse.options import parse_options
+
+    lists = [*args.options, f"asof={_tid(args.tid)}"] if args.tid is not None else args.options
+    try:
+        serve(args.volumes, args.directory, parse_options(lists), ready)
+    except UsageError as err:
+        print(f"{_PROG}: {err}", file=sys.stderr)
+        return WRONG_CALL
+    except HammerError as err:
+        print(f"{_PROG}: {err}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _tid(text: str) -> str:
+    return text if text[:2].lower() == "0x" else f"0x{text}"
+
+
+def _nothing() -> None:
+    """Nobody waits."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
