@@ -53,7 +53,17 @@ def serve(volumes: Sequence[str], mountpoint: str, options: MountOptions, ready:
     with HammerFS.open(list(volumes), recover=options.recover, cache_bytes=options.cache_bytes, warn=log.warning) as fs:
         vfs = Vfs(fs, _look(fs, options))
         fs.cache.inline = False
-        trio.run(_run, vfs, _source(volumes), mountpoint, options, ready)
+        try:
+            trio.run(_run, vfs, _source(volumes), mountpoint, options, ready)
+        except BaseExceptionGroup as group:
+            raise sole_cause(group) from None
+
+
+def sole_cause(group: BaseException) -> BaseException:
+    """What a nursery wrapped: the exception itself when it is the only one."""
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        group = group.exceptions[0]
+    return group
 
 
 def _source(volumes: Sequence[str]) -> str:
@@ -81,9 +91,9 @@ async def _run(vfs: Vfs, source: str, mountpoint: str, options: MountOptions, re
         io = IoCpu(host, "io0")
         service = Service(vfs.fs, host, io)
         loop.install(pyfuse3, lambda: not service.waiting)
+        await nursery.start(_end_by_signal)
         _mount(Operations(vfs, service), mountpoint, options.for_fuse(source))
         try:
-            nursery.start_soon(_end_by_signal)
             nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, mountpoint)
             ready()
             await pyfuse3.main()
@@ -101,9 +111,10 @@ def _mount(operations: Operations, mountpoint: str, words: set[str]) -> None:
         raise MountFailed(f"cannot mount on {mountpoint}: {err}") from None
 
 
-async def _end_by_signal() -> None:
+async def _end_by_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """SIGTERM, SIGINT and SIGHUP end the mount as an unmount does."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for number in signals:
             log.info("ended by %s", signal.Signals(number).name)
             pyfuse3.terminate()
