@@ -22,32 +22,40 @@ FAIR = 64
 
 
 class QuickLock:
-    """A lock that costs no trip through the scheduler while it is free."""
+    """A lock that costs no trip through the scheduler while its user goes on without waiting.
+
+    Not fair on purpose: whoever releases it may take it again at once. A waiting task is woken by the release all the
+    same, and gets it when the releasing one comes to wait for something else: a handler that waits for the disk.
+    """
 
     def __init__(self) -> None:
         self._held = False
+        self._woken = False
+        """A waiting task is on its way to look."""
         self._waiting: deque[trio.lowlevel.Task] = deque()
 
     async def __aenter__(self) -> None:
-        if not self._held:
-            self._held = True
-            return
-        task = trio.lowlevel.current_task()
-        self._waiting.append(task)
-
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._waiting.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        while self._held:
+            task = trio.lowlevel.current_task()
+            self._waiting.append(task)
+            await trio.lowlevel.wait_task_rescheduled(self._abort(task))
+            self._woken = False
+        self._held = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._waiting:  # it stays held: it is theirs now
+        self._held = False
+        if self._waiting and not self._woken:
+            self._woken = True
             trio.lowlevel.reschedule(self._waiting.popleft())
-        else:
-            self._held = False
+
+    def _abort(self, task: trio.lowlevel.Task) -> Callable[[object], trio.lowlevel.Abort]:
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return abort
 
 
 def burst_reader(alone: Callable[[], bool]) -> Callable[[int], Awaitable[None]]:

@@ -32,6 +32,8 @@ _PAGE = 256
 """Entries of a directory made ready at a time."""
 _LISTED = 20_000
 """Entries of directories kept ready in all."""
+_NAMES = 20_000
+"""Names kept ready; some 8 MB."""
 _MAX_OBJ_ID = (1 << 63) - 1
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -86,20 +88,28 @@ class Operations(pyfuse3.Operations):
         self._next_dir = 1
         self._listed: OrderedDict[int, list[Entry]] = OrderedDict()
         self._listed_entries = 0
+        self._names: dict[tuple[int, bytes], tuple[Node, EntryAttributes]] = {}
+        """Names looked up lately: the kernel forgets them sooner than we have to."""
         self._complaints: set[str] = set()
 
     # Names
 
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """A name in a directory; that there is none is remembered by the kernel as well."""
-        parent = await self._node(parent_inode)
+        found = self._names.get((parent_inode, name))
+        if found is not None:
+            self._nodes.looked_up(*found)
+            return found[1]
+        parent = self._nodes.get(parent_inode) or await self._node(parent_inode)
         try:
-            node = await self._vfs_call(self._step, parent, name)
+            node, attrs = await self._service.call(self._look_up, parent, name)
         except NotFound:
             return _nothing()
         except HammerError as err:
             raise self._refusal(err) from err
-        attrs = await self._attrs_of(node)
+        if len(self._names) >= _NAMES:
+            self._names.clear()
+        self._names[parent_inode, name] = node, attrs
         self._nodes.looked_up(node, attrs)
         return attrs
 
@@ -159,7 +169,7 @@ class Operations(pyfuse3.Operations):
         try:
             if not isinstance(node, ObjectNode):
                 raise NotFound("a virtual object has no contents")
-            inode = await self._vfs_call(self._vfs.inode, node)
+            inode = await self._service.call(self._vfs.inode, node)
             return await self._service.read(inode, off, size)  # type: ignore[return-value]  # any buffer will do
         except HammerError as err:
             raise self._refusal(err) from err
@@ -187,19 +197,9 @@ class Operations(pyfuse3.Operations):
 
     # Inside
 
-    async def _vfs_call(self, fn: Callable[..., T], *args: Any) -> T:
-        """Run a call; what is no HammerError is a bug: logged, and EIO for this request only."""
-        try:
-            return await self._service.call(fn, *args)
-        except HammerError:
-            raise
-        except Exception:
-            log.exception("a request failed in %s", getattr(fn, "__name__", fn))
-            raise FUSEError(errno.EIO) from None
-
     async def _answer(self, fn: Callable[..., T], *args: Any) -> T:
         try:
-            return await self._vfs_call(fn, *args)
+            return await self._service.call(fn, *args)
         except HammerError as err:
             raise self._refusal(err) from err
 
@@ -220,18 +220,20 @@ class Operations(pyfuse3.Operations):
         if number > _MAX_OBJ_ID:
             raise FUSEError(errno.ESTALE)
         try:
-            return await self._vfs_call(self._vfs.by_number, number)
+            return await self._service.call(self._vfs.by_number, number)
         except NotFound:
             raise FUSEError(errno.ESTALE) from None
         except HammerError as err:
             raise self._refusal(err) from err
 
-    def _step(self, parent: Node, name: bytes) -> Node:
+    def _look_up(self, parent: Node, name: bytes) -> tuple[Node, EntryAttributes]:
         if name == b".":
-            return parent
-        if name == b".." and isinstance(parent, ObjectNode):
-            return self._vfs.parent(parent)
-        return self._vfs.lookup(parent, name)
+            node = parent
+        elif name == b".." and isinstance(parent, ObjectNode):
+            node = self._vfs.parent(parent)
+        else:
+            node = self._vfs.lookup(parent, name)
+        return node, self._nodes.attrs(node.number) or _entry(self._vfs.getattr(node))
 
     async def _attrs_of(self, node: Node) -> EntryAttributes:
         attrs = self._nodes.attrs(node.number)

@@ -6,12 +6,13 @@ runs the call again from its start, holding what it waited for so that it comes 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hammerfs.cache import Fill
-from hammerfs.errors import BufferMiss
+from hammerfs.errors import BufferMiss, HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
 from kernelcore.host.iocpu import IoCpu
@@ -20,6 +21,7 @@ from kernelcore.sched import lwkt_user_yield
 from kernelcore.sleep import tsleep, wakeup
 
 T = TypeVar("T")
+log = logging.getLogger("hammerfs")
 _HELD = 64
 """Most buffers one call keeps from being evicted while it waits for more."""
 _READ_POOL = 16
@@ -49,18 +51,25 @@ class Service:
         """Run `fn(*args)`, as often as it takes.
 
         Raises:
-            HammerError: What the call raises.
+            HammerError: What the call raises; anything else it raises is a bug, is logged, and costs this request only.
         """
         try:
             return self._host.syscall_plain(fn, *args)
         except BufferMiss as miss:
             first = miss
+        except HammerError:
+            raise
+        except Exception as err:
+            raise _bug(fn, err) from err
         self.waiting += 1
         try:
-            result: T = await self._host.syscall(self._patiently(first, fn, args))
+            return await self._host.syscall(self._patiently(first, fn, args))
+        except HammerError:
+            raise
+        except Exception as err:
+            raise _bug(fn, err) from err
         finally:
             self.waiting -= 1
-        return result
 
     async def read(self, inode: Inode, offset: int, nbytes: int) -> memoryview:
         """Contents of a file; the view is good until the reply to this request has been written.
@@ -134,3 +143,9 @@ class Service:
     def _give_back(self, buf: bytearray) -> None:
         if len(self._buffers) < _READ_POOL:
             self._buffers.append(buf)
+
+
+def _bug(fn: Callable[..., object], err: Exception) -> HammerError:
+    name = getattr(fn, "__qualname__", str(fn))
+    log.error("a request failed in %s", name, exc_info=err)
+    return HammerError(f"{name} failed: {err!r}")

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against something that runs beside in the same run."""
