@@ -78,7 +78,7 @@ def lines(fs: HammerFS) -> Iterator[str]:
     for record in records(fs):
         bad += "error" in record
         yield _line(record)
-    yield f"{bad} bad records"
+    yield f"{bad} places without a valid record"
 
 
 def _line(record: dict[str, Any]) -> str:
