@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
-    from tools import cmd_info, cmd_raw, cmd_tree
+    from tools import cmd_copy, cmd_info, cmd_raw, cmd_tree
 
     parser = _Parser(prog="hammer", description="Look at HAMMER volumes offline, at any point of their history.")
     parser.add_argument(
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cmd_info.add_parsers(verbs)
     cmd_tree.add_parsers(verbs)
+    cmd_copy.add_parsers(verbs)
     cmd_raw.add_parsers(verbs)
     return parser
 
