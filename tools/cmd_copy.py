@@ -1,10 +1,12 @@
-"""`hammer cp extract tar`: trees out of an image, as files of this host or as an archive."""
+"""`hammer cp extract tar pack unpack`: out of an image to files of this host, to an archive, to one packed file."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hammerfs.errors import HammerError, UsageError
@@ -31,6 +33,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     tar.add_argument("--name", metavar="NAME", help="what the tree is called in the archive (default: as in the image)")
     add_view_options(tar)
     tar.set_defaults(run=run_tar)
+    _add_pack_parsers(verbs)
 
 
 class _Complaints:
@@ -70,10 +73,8 @@ def _copy(args: argparse.Namespace, paths: list[str], *, into: bool) -> int:
             inode = find(fs, args, path, follow=False)
             if inode.is_dir and not args.recursive:
                 raise UsageError(f"{path} is a directory: -r copies it")
-            try:
+            with _host_errors(args.target):
                 extractor.tree(inode, os.path.join(target, _last_name(path)) if into else target)
-            except OSError as err:
-                raise HammerError(f"{args.target}: {err.strerror}") from None
     if args.json:
         print_json({"copied": extractor.copied, "failed": complain.count})
     return int(complain.count > 0)
@@ -99,3 +100,60 @@ def _last_name(path: str) -> bytes:
     """What a path is called without its point in time; empty for a root."""
     name = os.fsencode(path).rstrip(b"/").rpartition(b"/")[2].partition(b"@@")[0]
     return b"" if name in {b".", b".."} else name
+
+
+def _add_pack_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `pack` and `unpack`."""
+    pack = verbs.add_parser("pack", help="all volumes of the set as one compressed file")
+    pack.add_argument("target", metavar="FILE", help="the file to make")
+    pack.set_defaults(run=run_pack)
+    unpack = verbs.add_parser("unpack", help="the volumes in a packed file, as sparse files again")
+    unpack.add_argument("source", metavar="FILE", help="a packed file")
+    unpack.add_argument("target", metavar="DIR", nargs="?", default=".", help="where to (default: here)")
+    unpack.add_argument("--list", action="store_true", help="only name the volumes in it")
+    unpack.set_defaults(run=run_unpack)
+    for parser in (pack, unpack):
+        parser.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    """Pack the volumes, as they are on the media."""
+    from hammerfs.packfile import pack
+
+    with open_fs(args, "raw") as fs:
+        devices = [volume.dev for volume in sorted(fs.volumes, key=lambda volume: volume.vol_no)]
+        with _host_errors(args.target):
+            pack(devices, Path(args.target), force=args.force)
+        total = sum(dev.size for dev in devices)
+    size = Path(args.target).stat().st_size
+    if args.json:
+        print_json({"file": args.target, "volumes": len(devices), "bytes": total, "packed_bytes": size})
+    else:
+        print(f"{len(devices)} volume(s), {total} bytes, packed into {size}")
+    return 0
+
+
+def run_unpack(args: argparse.Namespace) -> int:
+    """Unpack the volumes, or name them."""
+    from hammerfs.packfile import members, unpack
+
+    source = Path(args.source)
+    with _host_errors(args.source):
+        found = members(source)
+        paths = [] if args.list else unpack(source, Path(args.target), force=args.force)
+    if args.json:
+        print_json({"volumes": [member._asdict() for member in found], "files": [str(path) for path in paths]})
+        return 0
+    for member in found:
+        print(f"{member.size:>16} {safe_name(os.fsencode(member.name))}")
+    return 0
+
+
+@contextlib.contextmanager
+def _host_errors(place: str) -> Iterator[None]:
+    try:
+        yield
+    except HammerError:
+        raise
+    except OSError as err:
+        raise HammerError(f"{err.filename or place}: {err.strerror}") from None
