@@ -10,6 +10,11 @@ from hammerfs.const import BUFSIZE
 from hammerfs.inode import Attr
 
 
+_MAJOR, _MINOR = 0xFFF, 0xFFFFF
+"""Bits of device numbers that FUSE carries."""
+_LAST_NS = (1 << 63) - 1
+
+
 class Stat(NamedTuple):
     """Attributes as struct stat has them; times in nanoseconds since 1970."""
 
@@ -59,13 +64,11 @@ def stat_of(attr: Attr, number: int, data_bytes: int, show: Ownership) -> Stat:
         attr.nlink,
         attr.uid if show.uid is None else show.uid,
         attr.gid if show.gid is None else show.gid,
-        os.makedev(attr.rmajor, attr.rminor) if attr.rmajor or attr.rminor else 0,
+        os.makedev(attr.rmajor & _MAJOR, attr.rminor & _MINOR),
         attr.size,
         (data_bytes + 511) // 512,
         attr.blksize,
-        attr.atime_us * 1000,
-        attr.mtime_us * 1000,
-        attr.ctime_us * 1000,
+        *_times(attr),
     )
 
 
@@ -75,5 +78,13 @@ def virtual_stat(owner: Attr, number: int, mode: int, size: int, show: Ownership
         mode = show.mode(mode)
     uid = owner.uid if show.uid is None else show.uid
     gid = owner.gid if show.gid is None else show.gid
-    times = owner.atime_us * 1000, owner.mtime_us * 1000, owner.ctime_us * 1000
-    return Stat(number, mode, 1, uid, gid, 0, size, 0, BUFSIZE, *times)
+    return Stat(number, mode, 1, uid, gid, 0, size, 0, BUFSIZE, *_times(owner))
+
+
+def _times(attr: Attr) -> tuple[int, int, int]:
+    """atime, mtime and ctime in nanoseconds; what 64 bits can't hold is the last moment they can."""
+    return (
+        min(attr.atime_us * 1000, _LAST_NS),
+        min(attr.mtime_us * 1000, _LAST_NS),
+        min(attr.ctime_us * 1000, _LAST_NS),
+    )

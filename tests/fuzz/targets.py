@@ -1,0 +1,172 @@
+"""What is done with a mutant: each reader in turn. It may refuse, in one line that says where, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, cast
+
+from hammerfs.errors import CorruptError, HammerError
+from hammerfs.fs import HammerFS, Recover
+from hammerfs.manifest import manifest
+from hammerfs.vfs.node import ObjectNode, VirtualDir, VirtualLink
+from hammerfs.vfs.vfs import Look, Vfs
+from tests.fuzz.mutate import Mutant, Strict
+from tools.rawview import blockmap, checkmap, fifo
+from tools.rawview.show import Shower
+from tools.rawview.summary import summary
+from tools.tarstream import TarStream
+from tools.walk import walk
+
+SECONDS = 30
+"""Longest that one reader may take with one small image."""
+_ENOUGH = 1 << 20
+"""Bytes of one file that are read: a damaged size may claim any number of zeros."""
+
+
+def run_manifest(fs: HammerFS) -> None:
+    """`hammer manifest`."""
+    manifest(fs, None)
+
+
+def run_cat(fs: HammerFS) -> None:
+    """`hammer cat` of every file."""
+    buf = memoryview(bytearray(_ENOUGH))
+    for found in walk(fs, fs.root(), _ignore):
+        if found.inode.is_file:
+            try:
+                fs.readinto(found.inode, 0, buf)
+                fs.readinto(found.inode, max(found.inode.size - 100, 0), buf[:200])
+            except HammerError as err:
+                check_error(err)
+
+
+def run_tar(fs: HammerFS) -> None:
+    """`hammer tar`; a file without holes stops at a limit, as a full disk would."""
+    stream = TarStream(fs, cast("IO[bytes]", _Sink()), _ignore)
+    try:
+        stream.tree(fs.root(), b"")
+        stream.close()
+    except _Full:
+        return
+
+
+def run_show(fs: HammerFS) -> None:
+    """`hammer show`."""
+    for _ in summary(fs):
+        pass
+    Shower(fs, 0, name=repr).run(_ignore)
+
+
+def run_checkmap(fs: HammerFS) -> None:
+    """`hammer blockmap`, `checkmap` and `show-undo`."""
+    for _ in blockmap.lines(fs):
+        pass
+    checkmap.run(fs, _ignore)
+    for _ in fifo.lines(fs):
+        pass
+
+
+def run_mount(fs: HammerFS) -> None:
+    """What a mount does when somebody wanders over it, past and virtual directories included."""
+    vfs = Vfs(fs, Look(snapdir="visible"))
+    stack: list[tuple[object, int]] = [(vfs.root, 0)]
+    seen: set[int] = set()
+    while stack and len(seen) < 2000:
+        node, depth = stack.pop()
+        assert isinstance(node, (ObjectNode, VirtualDir, VirtualLink))
+        if node.number in seen or depth > 8:
+            continue
+        seen.add(node.number)
+        try:
+            vfs.getattr(node)
+            if isinstance(node, VirtualDir) or (isinstance(node, ObjectNode) and vfs.inode(node).is_dir):
+                names = list(vfs.list_dir(node))
+                stack.extend((entry.node, depth + 1) for entry in names)
+                for entry in names[:3]:
+                    stack.append((vfs.lookup(node, entry.name), depth + 1))
+                    if not isinstance(node, VirtualDir):
+                        stack.append((vfs.lookup(node, entry.name + b"@@"), depth + 3))
+                        stack.append((vfs.lookup(node, entry.name + b"@@0x%016x" % 0x100000010), depth + 4))
+        except HammerError as err:
+            check_error(err)
+
+
+TARGETS: dict[str, tuple[Recover, Callable[[HammerFS], None]]] = {
+    "manifest": ("full", run_manifest),
+    "cat": ("full", run_cat),
+    "tar": ("undo", run_tar),
+    "show": ("raw", run_show),
+    "checkmap": ("raw", run_checkmap),
+    "mount": ("full", run_mount),
+}
+
+
+def check(seed: int) -> None:
+    """Make the mutant of a seed and give it to every reader.
+
+    Raises:
+        AssertionError: A reader did what it may not; the message says with which changes.
+    """
+    mutant = Mutant(seed)
+    for name, (recover, target) in TARGETS.items():
+        device = Strict(mutant.device, owns_lower=False)
+        try:
+            with _deadline(SECONDS), HammerFS([device], recover=recover, cache_bytes=2 << 20) as fs:
+                target(fs)
+        except HammerError as err:
+            check_error(err)
+        except Exception as err:
+            raise AssertionError(f"seed {seed}: {name}: {err!r} after {mutant.changes}") from err
+        assert not device.strays, f"seed {seed}: {name}: an access left the device after {mutant.changes}"
+
+
+def check_error(err: HammerError) -> None:
+    """An error is one line, has an exit code that is documented, and says where the damage is."""
+    text = str(err)
+    assert "\n" not in text, text
+    assert err.exit_code in {1, 2}
+    if isinstance(err, CorruptError):
+        assert err.place, text
+
+
+class _Full(Exception):
+    """The sink has had enough."""
+
+
+class _Sink(io.RawIOBase):
+    """Takes what fits a disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 64 << 20
+
+    def write(self, data: object) -> int:
+        """Count it."""
+        assert isinstance(data, (bytes, bytearray, memoryview))
+        self._left -= len(data)
+        if self._left < 0:
+            raise _Full
+        return len(data)
+
+
+@contextmanager
+def _deadline(seconds: int) -> Iterator[None]:
+    """A hang becomes an error."""
+
+    def late(_number: int, _frame: object) -> None:
+        raise TimeoutError(f"longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _ignore(*_what: object) -> None:
+    """Output and complaints of single objects."""
