@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from hammerfs.bufmem import Buf
 from hammerfs.volume import Volume
+from kernelcore.arena import Buf
 
 if TYPE_CHECKING:
     from hammerfs.btree.node import Node

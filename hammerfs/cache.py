@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from hammerfs.buffer import Buffer, DirtyClass
-from hammerfs.bufmem import BufferMemory
 from hammerfs.const import BUFMASK, BUFSIZE, OFF_LONG_MASK, ZONE_RAW_BUFFER, ZONE_SHIFT
 from hammerfs.errors import BufferMiss, HammerError
 from hammerfs.volumes import Volumes
+from kernelcore.arena import Arena
 
 MIN_CACHE_BYTES = 64 * BUFSIZE
 DEFAULT_CACHE_BYTES = 48 << 20
@@ -36,7 +36,7 @@ class BufferCache:
         self._volumes = volumes
         self.limit_bytes = max(limit_bytes, MIN_CACHE_BYTES)
         self.inline = inline
-        self._memory = BufferMemory(self.limit_bytes // BUFSIZE * BUFSIZE)
+        self._memory = Arena(self.limit_bytes, name="buffers")
         self._bufs: OrderedDict[int, Buffer] = OrderedDict()
         self._dirty: dict[DirtyClass, dict[int, Buffer]] = {cls: {} for cls in DirtyClass if cls}
         self._node_bytes = 0

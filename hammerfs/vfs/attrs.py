@@ -9,7 +9,6 @@ from typing import NamedTuple
 from hammerfs.const import BUFSIZE
 from hammerfs.inode import Attr
 
-
 _MAJOR, _MINOR = 0xFFF, 0xFFFFF
 """Bits of device numbers that FUSE carries."""
 _LAST_NS = (1 << 63) - 1
