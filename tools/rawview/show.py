@@ -210,7 +210,7 @@ class NodeView:
         self._read()
         if self._reason != " ":
             shower.bad.nodes += 1
-        self._count = 0 if not self._raw else min(self._head.count, self._limit())
+        self._count = 0 if not self._raw else max(0, min(self._head.count, self._limit()))
         self._keys = [self._elm(i).sort_key for i in range(self._count)]
 
     def _read(self) -> None:
@@ -259,7 +259,7 @@ class NodeView:
                 self._descend(i, elm)
             if isinstance(elm, InternalElm) or shower.wanted(elm.sort_key):
                 yield from self._elm_lines(i, elm, flags, "ELM")
-        if self._is_internal and self._raw and self._head.count <= INT_ELMS:
+        if self._is_internal and self._raw and 0 <= self._head.count <= INT_ELMS:
             last = self._elm(self._count)
             yield from self._elm_lines(self._count, last, self._boundary_flags(last), "RBN")
         yield "     }"
