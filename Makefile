@@ -18,6 +18,7 @@ test-long: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m kernelcore bench $(BENCH_ARGS)
+	$(BIN)/python -m tests.perf.bench_read $(BENCH_ARGS)
 	$(BIN)/python -m tests.perf.bench_mount $(BENCH_ARGS)
 
 lint: $(STAMP)

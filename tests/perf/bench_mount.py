@@ -1,13 +1,12 @@
 """The read-only mount against a null pyfuse3 file system with the same tree: ``python -m tests.perf.bench_mount``.
 
-Prints a table, or with ``--json`` a list of objects with the keys operation, measured, against, ratio, target, pass.
-Best of five interleaved rounds; a ratio of 1 is as fast as any Python FUSE file system can be.
+Prints a table, or with ``--json`` a list of objects with the keys operation, measured, against, ratio, target, pass;
+figures are microseconds. Best of five interleaved rounds; a ratio of 1 is as fast as a Python FUSE file system can be.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -17,28 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from hammerfs.fuse.mountpoint import raise_read_ahead
 from tests.imagebuilder import ImageBuilder
+from tests.perf.table import Row, show
 
 ROUNDS = 5
 DIRS, FILES = 50, 100
 BIG = 64 << 20
-
-
-class Row(NamedTuple):
-    """One operation."""
-
-    operation: str
-    measured: float
-    """Microseconds an operation (or for streams a MiB) on HAMMER."""
-    against: float
-    """The same on the null file system."""
-    ratio: float
-    """against / measured."""
-    target: float
-    ok: bool
 
 
 def build(image: Path) -> None:
@@ -157,7 +142,7 @@ def rows(ours: Path, null: Path) -> Iterator[Row]:
         pairs = [(measure(work, ours, before), measure(work, null, before)) for _ in range(ROUNDS)]
         measured, against = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
         ratio = against / measured
-        yield Row(name, round(measured, 2), round(against, 2), round(ratio, 2), target, ratio >= target)
+        yield Row(name, round(measured, 2), round(against, 2), round(ratio, 2), f">= {target}", ratio >= target)
 
 
 def main() -> int:
@@ -172,13 +157,7 @@ def main() -> int:
             subprocess.run(["cp", "-r", str(ours), str(tmp / "plain")], check=True)
             with mounted(["tests.perf.nullfs", str(tmp / "plain")], tmp / "null") as null:
                 found = list(rows(ours, null))
-    if args.json:
-        print(json.dumps([{**{k: v for k, v in row._asdict().items() if k != "ok"}, "pass": row.ok} for row in found]))
-    else:
-        print(f"{'operation':46} {'hammer us':>10} {'null us':>10} {'null/hammer':>12} {'target':>7}")
-        for row in found:
-            figures = f"{row.measured:10.2f} {row.against:10.2f} {row.ratio:12.2f} {row.target:7}"
-            print(f"{row.operation:46} {figures} {'pass' if row.ok else 'MISS'}")
+    show(found, as_json=args.json)
     return 0
 
 
