@@ -6,11 +6,16 @@ costs one attribute store. Decoded B-Tree nodes hang on their buffer and count a
 Two ways to meet a buffer that is not there. *Inline* (tools, tests, mutations): it is read at once. *Mounted*
 (`inline=False`): the host's page cache is tried without waiting; else `BufferMiss` tells the caller, who brings the
 buffers in (`prepare`, read, `Fill.commit`) and runs the operation again.
+
+A change to the tree is an atomic section (`section`): misses in it are read at once, and nothing is evicted until its
+end, so nodes and views stay good throughout. What it changes is marked dirty and stays until it has been written.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hammerfs.buffer import Buffer, DirtyClass
 from hammerfs.const import BUFMASK, BUFSIZE, OFF_LONG_MASK, ZONE_RAW_BUFFER, ZONE_SHIFT
@@ -21,6 +26,7 @@ from kernelcore.arena import Arena
 MIN_CACHE_BYTES = 64 * BUFSIZE
 DEFAULT_CACHE_BYTES = 48 << 20
 _BUFSHIFT = BUFSIZE.bit_length() - 1
+_ZEROS = bytes(BUFSIZE)
 
 
 class BufferCache:
@@ -36,7 +42,8 @@ class BufferCache:
         self._volumes = volumes
         self.limit_bytes = max(limit_bytes, MIN_CACHE_BYTES)
         self.inline = inline
-        self._memory = Arena(self.limit_bytes, name="buffers")
+        self._memory = Arena(2 * self.limit_bytes, name="buffers")  # the second half for sections, touched by them only
+        self._sections = 0
         self._bufs: OrderedDict[int, Buffer] = OrderedDict()
         self._dirty: dict[DirtyClass, dict[int, Buffer]] = {cls: {} for cls in DirtyClass if cls}
         self._node_bytes = 0
@@ -87,6 +94,49 @@ class BufferCache:
                 self._shrink(self.limit_bytes)
             finally:
                 buf.refs -= 1
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """An atomic section: misses are read at once, nothing is evicted; at its end the limit holds again."""
+        inline, self.inline = self.inline, True
+        self._sections += 1
+        try:
+            yield
+        finally:
+            self._sections -= 1
+            self.inline = inline
+            self._shrink(self.limit_bytes)
+
+    def bnew(self, off: int) -> Buffer:
+        """The buffer at `off`, which is about to be filled for the first time: zeros, the media is not read.
+
+        Raises:
+            CorruptError: The address lies outside the volume set.
+        """
+        buf = self._bufs.get((off & OFF_LONG_MASK) >> _BUFSHIFT)
+        if buf is None:
+            buf = self._new(off)
+            self._bufs[buf.key] = buf
+        buf.used = True
+        buf.mem.mv[:] = _ZEROS
+        self._drop_nodes(buf)
+        return buf
+
+    def invalidate(self, off: int, nbytes: int) -> None:
+        """Bytes have been written to the media behind the cache: forget the buffers that hold them."""
+        first = (off & OFF_LONG_MASK) >> _BUFSHIFT
+        last = (off + nbytes - 1 & OFF_LONG_MASK) >> _BUFSHIFT
+        for key in range(first, last + 1):
+            buf = self._bufs.get(key)
+            if buf is not None:
+                self._evict(buf)
+
+    def discard_dirty(self) -> None:
+        """Forget all changes that have not been written: the media's state counts again."""
+        for buffers in self._dirty.values():
+            for buf in list(buffers.values()):
+                self.mark_clean(buf)
+                self._evict(buf)
 
     def mark_dirty(self, buf: Buffer, dirty: DirtyClass) -> None:
         """Keep a changed buffer until `mark_clean`; a buffer is of one class at a time."""
@@ -160,6 +210,8 @@ class BufferCache:
 
     def _shrink(self, target: int) -> None:
         """Evict until `target` bytes are in use, or nothing that may go is left."""
+        if self._sections:
+            return
         chances = 2 * len(self._bufs)
         while self.used_bytes > target and chances > 0:
             chances -= 1
@@ -173,12 +225,16 @@ class BufferCache:
     def _evict(self, buf: Buffer) -> None:
         del self._bufs[buf.key]
         self.evictions += 1
+        self._drop_nodes(buf)
+        self._memory.free(buf.mem)
+
+    def _drop_nodes(self, buf: Buffer) -> None:
         self._node_bytes -= buf.cost
+        buf.cost = 0
         if buf.nodes:
             for node in buf.nodes.values():
                 node.detach()
             buf.nodes = None
-        self._memory.free(buf.mem)
 
 
 class Fill:
