@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any
 
 from hammerfs.errors import HammerError
+from tools.parser import LineParser
 
-USAGE = 2
 INTERRUPTED = 130
+_HISTORY = re.compile(r"history@(.*)\Z", re.DOTALL)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+class _Verb(LineParser):
+    """A verb: `--json` may stand behind it as well as before."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}\n")
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON instead of text")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
     from tools import cmd_copy, cmd_info, cmd_raw, cmd_tree
 
-    parser = _Parser(prog="hammer", description="Look at HAMMER volumes offline, at any point of their history.")
+    parser = LineParser(prog="hammer", description="Look at HAMMER volumes offline, at any point of their history.")
     parser.add_argument(
         "-f",
         dest="volumes",
@@ -38,8 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="the volumes, in any order; may be repeated; VOL@s1d names a slice of a disk image, VOL@offset=N a place",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "-q", dest="quiet", action="count", default=0, help="print less; may be repeated, -v cancels it"
+    )
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="print more; may be repeated")
     verbs: argparse._SubParsersAction[argparse.ArgumentParser] = parser.add_subparsers(
-        dest="verb", required=True, metavar="VERB", parser_class=_Parser
+        dest="verb", required=True, metavar="VERB", parser_class=_Verb
     )
     cmd_info.add_parsers(verbs)
     cmd_tree.add_parsers(verbs)
@@ -50,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hammer`; return its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_with_range_apart(sys.argv[1:] if argv is None else argv))
+    args.quiet, args.verbose = max(args.quiet - args.verbose, 0), max(args.verbose - args.quiet, 0)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -64,6 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _with_range_apart(argv: Sequence[str]) -> list[str]:
+    """``history@OFFSET[,LENGTH]``, as hammer(8) writes it, as a verb and an option."""
+    words = list(argv)
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        at += 2 if words[at] == "-f" else 1
+    match = _HISTORY.match(words[at]) if at < len(words) else None
+    if match is not None:
+        words[at : at + 1] = ["history", f"--at={match[1]}"]
+    return words
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from typing import Any
 
 from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN, VERSION_SNAPSHOT
 from hammerfs.crc import crc32
-from hammerfs.errors import UsageError
+from hammerfs.errors import NotFound, UsageError
 from hammerfs.fs import HammerFS
 from hammerfs.history import Moment, data_history
 from hammerfs.keys import namekey0, namekey1
 from hammerfs.ondisk.records import PfsData
-from hammerfs.viewspec import parse_pfs
 from tools.output import json_name, print_json, safe_name, size_text, time_text
-from tools.target import add_view_options, find, open_fs
+from tools.target import add_view_options, find, open_fs, parse_pfs_or_path
 
 VERSIONS = {
     1: "First HAMMER release (DragonFly 2.0+)",
@@ -28,7 +27,7 @@ VERSIONS = {
     6: "Directory Hash ALG1 (tmp/rename resistance)",
     7: "CRC-32C checksums (DragonFly 5.1+)",
 }
-_RANGE = re.compile(r"(.*?)@(\d+)(?:,(\d+))?\Z", re.DOTALL)
+_RANGE = re.compile(r"(\d+|0[xX][0-9a-fA-F]+)(?:,(\d+|0[xX][0-9a-fA-F]+))?\Z", re.ASCII)
 _DAY = 86400
 
 
@@ -37,19 +36,20 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     verbs.add_parser("info", help="label, volumes, space, PFSs").set_defaults(run=run_info)
     verbs.add_parser("version", help="the volumes' version and all versions there are").set_defaults(run=run_version)
     volume_list = verbs.add_parser("volume-list", help="the volumes, in order")
-    volume_list.add_argument("-v", dest="verbose", action="store_true", help="with their numbers")
+    volume_list.add_argument("-v", dest="verbose", action="count", default=argparse.SUPPRESS, help="with their numbers")
     volume_list.set_defaults(run=run_volume_list)
     status = verbs.add_parser("pfs-status", help="the record of PFSs (default: all)")
-    status.add_argument("pfs_args", nargs="*", metavar="N|LABEL", help="by number or label")
+    status.add_argument("pfs_args", nargs="*", metavar="N|LABEL|/PATH", help="by number, label, or what is in it")
     status.set_defaults(run=run_pfs_status)
     snapls = verbs.add_parser("snapls", help="the snapshots of a PFS")
-    snapls.add_argument("--pfs", default="0", metavar="N|LABEL", help="which (default 0)")
+    _add_pfs_argument(snapls)
     snapls.set_defaults(run=run_snapls)
     config = verbs.add_parser("config", help="the configuration text of a PFS")
-    config.add_argument("--pfs", default="0", metavar="N|LABEL", help="which (default 0)")
+    _add_pfs_argument(config)
     config.set_defaults(run=run_config)
     history = verbs.add_parser("history", help="the transaction ids at which files changed")
     history.add_argument("paths", nargs="+", metavar="PATH[@OFFSET[,LENGTH]]", help="a file; of it only that range")
+    history.add_argument("--at", metavar="OFFSET[,LENGTH]", help="that range of every file (as history@OFFSET,LENGTH)")
     add_view_options(history)
     history.set_defaults(run=run_history)
     for verb, text in (
@@ -60,6 +60,11 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         namekey = verbs.add_parser(verb, help=text)
         namekey.add_argument("name", metavar="NAME")
         namekey.set_defaults(run=run_namekey, verb=verb)
+
+
+def _add_pfs_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("where", nargs="?", default="0", metavar="N|LABEL|/PATH", help="which PFS (default 0)")
+    parser.add_argument("--pfs", metavar="N|LABEL", help="the same")
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -123,7 +128,7 @@ def run_version(args: argparse.Namespace) -> int:
 def run_volume_list(args: argparse.Namespace) -> int:
     """Print the volumes by number."""
     with open_fs(args) as fs:
-        names = [(volume.vol_no, volume.dev.name) for volume in fs.volumes]
+        names = sorted((volume.vol_no, volume.dev.name) for volume in fs.volumes)
         root = fs.volumes.superblock.vol_rootvol
     if args.json:
         print_json([{"number": number, "name": name, "root": number == root} for number, name in names])
@@ -137,11 +142,8 @@ def run_volume_list(args: argparse.Namespace) -> int:
 def run_pfs_status(args: argparse.Namespace) -> int:
     """Print the record of each PFS asked for."""
     with open_fs(args) as fs:
-        wanted = {parse_pfs(fs, text) for text in args.pfs_args}
+        wanted = {parse_pfs_or_path(fs, text) for text in args.pfs_args}
         rows = [(pfs_id, pfs) for pfs_id, pfs in fs.pfs_list() if not wanted or pfs_id in wanted]
-        missing = wanted - {pfs_id for pfs_id, _pfs in rows}
-        if missing:
-            raise UsageError(f"PFS {min(missing)} does not exist")
         place = fs.volumes.superblock.label
         defaults = fs.volumes.version >= VERSION_SNAPSHOT
     if args.json:
@@ -167,7 +169,7 @@ def run_pfs_status(args: argparse.Namespace) -> int:
 def run_snapls(args: argparse.Namespace) -> int:
     """Print the snapshot records of one PFS by TID."""
     with open_fs(args) as fs:
-        pfs_id = parse_pfs(fs, args.pfs)
+        pfs_id = parse_pfs_or_path(fs, args.pfs or args.where)
         snaps = fs.snapshots(pfs_id)
         place = fs.volumes.superblock.label
     if args.json:
@@ -183,7 +185,7 @@ def run_snapls(args: argparse.Namespace) -> int:
 def run_config(args: argparse.Namespace) -> int:
     """Print the configuration text; none is an error, as there is nothing to print."""
     with open_fs(args) as fs:
-        pfs_id = parse_pfs(fs, args.pfs)
+        pfs_id = parse_pfs_or_path(fs, args.pfs or args.where)
         text = fs.config(pfs_id)
     if args.json:
         print_json({"pfs": pfs_id, "config": None if text is None else json_name(text)})
@@ -215,16 +217,32 @@ def run_history(args: argparse.Namespace) -> int:
 
 
 def _history_of(fs: HammerFS, args: argparse.Namespace, text: str) -> tuple[str, int, list[Moment]]:
-    match = _RANGE.match(text)
-    if match is None:
-        inode = find(fs, args, text)
-        return text, inode.obj_id, fs.history(inode)
-    path, offset, length = match[1], int(match[2]), match[3]
-    inode = find(fs, args, path)
+    path, where = text, args.at
+    try:
+        inode = find(fs, args, path)
+    except NotFound:  # a name that holds the sign goes before a range
+        path, at, where = text.rpartition("@")
+        if args.at is not None or not at or not _RANGE.match(where):
+            raise
+        inode = find(fs, args, path)
+    if where is None:
+        return path, inode.obj_id, fs.history(inode)
+    offset, length = _parse_range(where)
     if not inode.is_file:
         raise UsageError(f"'{path}' is no file: a range makes no sense")
-    found = data_history(fs.records, inode.pfs_id, inode.obj_id, offset, None if length is None else int(length))
-    return path, inode.obj_id, found
+    return path, inode.obj_id, data_history(fs.records, inode.pfs_id, inode.obj_id, offset, length)
+
+
+def _parse_range(text: str) -> tuple[int, int | None]:
+    match = _RANGE.match(text)
+    if match is None:
+        raise UsageError(f"'{text}' is no range: OFFSET[,LENGTH]")
+    offset, length = match.groups()
+    return _number(offset), None if length is None else _number(length)
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text[:2].lower() == "0x" else 10)
 
 
 def run_namekey(args: argparse.Namespace) -> int:

@@ -28,12 +28,18 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "-q",
         dest="quiet",
         action="count",
-        default=0,
+        default=argparse.SUPPRESS,
         help="less of inodes; twice: no contents of records; thrice: no header, fill ratios and payload checksums",
     )
     show.set_defaults(run=run_show)
     blockmap = verbs.add_parser("blockmap", help="the freemap: owner and free bytes of every big-block")
-    blockmap.add_argument("-q", dest="brief", action="store_true", help="owner, append point and free bytes only")
+    blockmap.add_argument(
+        "-q",
+        dest="quiet",
+        action="count",
+        default=argparse.SUPPRESS,
+        help="owner, append point and free bytes only",
+    )
     blockmap.set_defaults(run=run_blockmap)
     verbs.add_parser("checkmap", help="the freemap beside a recount from the tree").set_defaults(run=run_checkmap)
     verbs.add_parser("show-undo", help="the records of the UNDO/REDO FIFO").set_defaults(run=run_show_undo)
@@ -80,7 +86,7 @@ def run_blockmap(args: argparse.Namespace) -> int:
     """`hammer blockmap`."""
     from tools.rawview import blockmap
 
-    return _view(args, lambda fs: blockmap.lines(fs, brief=args.brief), lambda fs: {"layer1": blockmap.as_json(fs)})
+    return _view(args, lambda fs: blockmap.lines(fs, brief=args.quiet > 0), lambda fs: {"layer1": blockmap.as_json(fs)})
 
 
 def run_show_undo(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from hammerfs.asof import asof_suffix
 from hammerfs.const import (
     OBJTYPE_BDEV,
     OBJTYPE_CDEV,
@@ -22,7 +23,7 @@ from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
 from hammerfs.manifest import manifest
 from tools.output import json_name, print_json, safe_name, time_text
-from tools.target import add_view_options, find, open_fs
+from tools.target import add_view_options, find, open_fs, view_root
 
 CHUNK = 1 << 20
 _MODES = {
@@ -48,18 +49,34 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_view_options(cat)
     cat.set_defaults(run=run_cat)
     man = verbs.add_parser("manifest", help="describe whole trees as one JSON object")
+    man.add_argument("paths", nargs="*", metavar="PATH[@@TID]", help="as --root")
     man.add_argument(
-        "--root", action="append", metavar="ROOT", help="/, /@@0x..., /link-to-pfs/, /@@0x...:00003; may be repeated"
+        "--root",
+        action="append",
+        default=[],
+        metavar="ROOT",
+        help="/, /@@0x..., /link-to-pfs/, /@@0x...:00003; may be repeated (default: the head of every PFS)",
     )
     man.add_argument("--no-redo", action="store_true", help="a dirty image as DragonFly mounts it read-only: UNDO only")
+    add_view_options(man)
     man.set_defaults(run=run_manifest)
 
 
 def run_manifest(args: argparse.Namespace) -> int:
     """Print the manifest of the head of every PFS, or of the roots asked for."""
     with open_fs(args, "undo" if args.no_redo else "full") as fs:
-        print_json(manifest(fs, None if args.root is None else [os.fsencode(root) for root in args.root]))
+        print_json(manifest(fs, _manifest_roots(fs, args)))
     return 0
+
+
+def _manifest_roots(fs: HammerFS, args: argparse.Namespace) -> list[bytes] | None:
+    """The trees asked for, as paths from the root of PFS 0; None for the head of every PFS."""
+    roots = [os.fsencode(root) for root in (*args.paths, *args.root)]
+    if args.pfs is None and args.asof is None:
+        return roots or None
+    top = view_root(fs, args)
+    prefix = b"" if top.is_head and not top.pfs_id else b"/" + asof_suffix(top.asof, top.pfs_id or None)
+    return [(prefix + (b"" if root == b"/" else root)) or b"/" for root in roots or [b"/"]]
 
 
 def run_cat(args: argparse.Namespace) -> int:

@@ -49,6 +49,18 @@ def view_root(fs: HammerFS, args: argparse.Namespace) -> Inode:
     return fs.root(pfs_id, parse_asof(fs, pfs_id, args.asof) if args.asof is not None else None)
 
 
+def parse_pfs_or_path(fs: HammerFS, text: str) -> int:
+    """A PFS that exists, by number, by label, or by the path of anything in it (which starts with a slash).
+
+    Raises:
+        NotFound: There is none.
+        UsageError: A label stands for more than one.
+    """
+    pfs_id = fs.resolve(os.fsencode(text)).pfs_id if text.startswith("/") else parse_pfs(fs, text)
+    fs.pfs.get(pfs_id)
+    return pfs_id
+
+
 def find(fs: HammerFS, args: argparse.Namespace, path: str, *, follow: bool = True) -> Inode:
     """The object a path argument names, in the tree of the view options; a leading slash means that tree's root."""
     relative = os.fsencode(path).lstrip(b"/") or b"."

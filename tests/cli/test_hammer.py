@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_raw import image_file
 from tests.golden import GoldenStore
+from tests.imagebuilder import ImageBuilder
 from tools.cli import build_parser, main
 from tools.fstyp import main as fstyp
 from tools.output import json_name, safe_name, size_text
@@ -110,6 +112,72 @@ def test_history_of_a_file_and_of_a_range(golden: GoldenStore, capsys: Out) -> N
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["ino"] == "0x000000010061aac0"
     assert rows[0]["history"]
+    for words in (["history@0,4", "/test"], ["history@0x0,0x4", "/test"], ["history", "--at", "0,4", "/test"]):
+        assert main(["-f", image.spec, *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == rows
+    assert main(["-f", image.spec, "--json", "history@4096", "/test"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["history"] == []
+
+
+def test_a_name_that_looks_like_a_range(tmp_path: Path, capsys: Out) -> None:
+    b = ImageBuilder()
+    b.file(b"/log@5", b"five")
+    b.file(b"/log", b"short")
+    path = str(image_file(tmp_path, b))
+    assert main(["-f", path, "history", "/log@5", "/log@2"]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.endswith("{")]
+    assert [line.split("\t")[0] for line in heads] == ["/log@5", "/log"]
+
+
+def test_where_json_and_quiet_stand(golden: GoldenStore, capsys: Out) -> None:
+    spec = golden["fresh-three"].spec
+    outputs = set()
+    for words in (["--json", "info"], ["info", "--json"]):
+        assert main(["-f", spec, *words]) == 0
+        outputs.add(capsys.readouterr().out)
+    assert len(outputs) == 1
+    assert json.loads(outputs.pop())["volumes"] == 3
+    for before, after, none in (("-v", "volume-list", "-q"), ("-q", "blockmap", "-v"), ("-qq", "show", "-vv")):
+        texts = []
+        for words in ([before, after], [after, before], [after], [before, none, after]):
+            assert main(["-f", spec, *words]) == 0, words
+            texts.append(capsys.readouterr().out)
+        assert texts[0] == texts[1] != texts[2] == texts[3]
+
+
+def test_volumes_in_any_order_are_listed_by_number(golden: GoldenStore, capsys: Out) -> None:
+    names = [str(path) for path in golden["fresh-three"].volumes]
+    for words in (["-f", ":".join(reversed(names))], ["-f", names[1], "-f", f"{names[2]}:{names[0]}"]):
+        assert main([*words, "volume-list"]) == 0
+        assert capsys.readouterr().out.splitlines() == names
+
+
+def test_a_pfs_by_what_lies_in_it(golden: GoldenStore, capsys: Out) -> None:
+    spec = golden["pfs-mirror"].spec
+    for verb in ("pfs-status", "snapls"):
+        texts = []
+        for words in (["1"], ["master-one"], ["/m1/"], ["/@@-1:00001"]):
+            assert main(["-f", spec, verb, *words]) == 0
+            texts.append(capsys.readouterr().out)
+        assert set(texts) == {texts[0]}
+        assert "PFS#1" in texts[0]
+
+
+def test_manifest_of_a_view(golden: GoldenStore, capsys: Out) -> None:
+    image = golden["pfs-mirror"]
+    for words, key, same_as in (
+        (["--pfs", "1"], "/@@-1:00001", "/m1/"),
+        (["--pfs", "master-one", "/"], "/@@-1:00001", "/m1/"),
+        (["--pfs", "0"], "/", "/"),
+        (["/m1/"], "/m1/", "/m1/"),
+        (["--pfs", "3"], "/@@0x00000001000381f0:00003", "/s1/"),
+        (["--asof", "0x0000000100038130"], "/@@0x0000000100038130", "/@@0x0000000100038130"),
+    ):
+        trees = []
+        for arguments in (words, [same_as]):
+            assert main(["-f", image.spec, "manifest", *arguments]) == 0
+            trees.append(json.loads(capsys.readouterr().out)["trees"])
+        assert trees[0] == {key: trees[1][same_as]}
 
 
 @pytest.mark.parametrize("verb", ["info", "version", "volume-list", "pfs-status"])
@@ -150,13 +218,17 @@ def test_errors_are_one_line_with_the_place(golden: GoldenStore, tmp_path: Path,
         (["-f", spec, "cat", "/nope"], 1),
         (["-f", spec, "cat", "/s"], 1),
         (["-f", spec, "ls", "/@@0x0000000100010030:00077"], 1),
-        (["-f", spec, "snapls", "--pfs", "99"], 0),
+        (["-f", spec, "snapls", "--pfs", "99"], 1),
+        (["-f", spec, "config", "99"], 1),
+        (["-f", spec, "history@x", "/s"], 2),
+        (["-f", spec, "history@1,", "/s"], 2),
+        (["-f", spec, "snapls", "/nope"], 1),
         (["-f", spec, "pfs-status", "nobody"], 1),
     ):
         assert main(words) == code, words
         err = capsys.readouterr().err
-        assert len(err.splitlines()) == (1 if code else 0), err
-        assert not code or err.startswith("hammer: ")
+        assert len(err.splitlines()) == 1, err
+        assert err.startswith("hammer: ")
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["ls", "--nope"], ["-f"]])
