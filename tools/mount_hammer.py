@@ -10,20 +10,19 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from hammerfs.errors import HammerError, UsageError
+from tools.parser import LineParser
 
 WRONG_CALL = 1
 FAILED = 32
 _PROG = "mount_hammer"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with mount(8)'s exit code."""
+class _Parser(LineParser):
+    """With mount(8)'s exit code."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_CALL, f"{self.prog}: {message}\n")
+    usage_code = WRONG_CALL
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 from pathlib import Path
 
+from hammerfs.device.mounts import mount_table
 from hammerfs.errors import HammerError
 
 READ_AHEAD_KIB = 1024
 """One request of the kernel's read-ahead: the most a reply carries."""
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 log = logging.getLogger("hammerfs")
 
 
@@ -56,13 +55,4 @@ def raise_read_ahead(mountpoint: str) -> None:
 
 def _device_of(mountpoint: str) -> str | None:
     """``major:minor`` of what is mounted there last."""
-    try:
-        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return None
-    found = None
-    for line in table.splitlines():
-        fields = line.split()
-        if _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4]) == mountpoint:
-            found = fields[2]
-    return found
+    return next((entry.number for entry in reversed(mount_table()) if entry.mountpoint == mountpoint), None) or None
