@@ -215,6 +215,16 @@ def process_ipiq() -> None:
         td.td_critcount -= 1
 
 
+def look_before_halt(gd: GlobalData) -> bool:
+    """Tell whether IPIs wait for `gd`, the calling CPU, which halts if not; every host's idle protocol ends with this.
+
+    It releases the latch first: a sender may have taken it just after all had been processed, for an entry that was
+    run already. It would then stay taken, and no later sender would signal.
+    """
+    gd.gd_npoll = False
+    return bool(gd.gd_ipimask)
+
+
 def _must_rest(gd: GlobalData) -> bool:
     """Take part in the cpusyncs that have arrived; tell whether this CPU must stay at rest for one.
 

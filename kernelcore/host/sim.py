@@ -27,6 +27,7 @@ from kernelcore.crit import splz
 from kernelcore.defs import RQF_INTPEND, RQF_TIMER
 from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.host.domain import Domain
+from kernelcore.ipiq import look_before_halt
 from kernelcore.panic import KernelPanic
 from kernelcore.sched import thread_state
 from kernelcore.switch import TRAP_DONE, pick, resume
@@ -384,7 +385,7 @@ class SimHost(Domain):
             self._halted.add(me)
 
     def _found_work_before_halt(self, gd: GlobalData) -> bool:
-        return bool(self._has_interrupts(gd) or gd.gd_runmask)
+        return bool(look_before_halt(gd) or self._has_interrupts(gd) or gd.gd_runmask)
 
     def _has_interrupts(self, gd: GlobalData) -> bool:
         return bool(gd.gd_ipimask or gd.gd_cpusyncq or gd.gd_reqflags & (RQF_INTPEND | RQF_TIMER))
