@@ -1,7 +1,8 @@
 """The long run: ``python -m tests.fuzz --count N [--seed S] [--jobs J] [--resume FILE] [--replay SEED]``.
 
-Goes through seeds S, S+1, ... on all cores. With ``--resume`` it writes how far it has come to FILE, and goes on from
-there the next time. A failure is printed with the seed that makes it again; the run goes on, and ends with 1.
+Goes through seeds S, S+1, ... on all cores. With ``--resume`` it keeps in FILE how far it has come and which seeds
+failed; the next run tries those again first and goes on behind the last one, or from S when it was at the end. A
+failure is printed with the seed that makes it again; the run goes on, and ends with 1.
 """
 
 from __future__ import annotations
@@ -29,15 +30,47 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def run_chunk(first: int) -> tuple[int, list[str]]:
-    """Check some seeds; return what failed."""
-    failures = []
-    for seed in range(first, first + CHUNK):
+Failures = dict[int, str]
+
+
+def run_seeds(seeds: range | list[int]) -> tuple[int, Failures]:
+    """Check some seeds; return how many, and what failed."""
+    failures = {}
+    for seed in seeds:
         try:
             check(seed)
         except BaseException as err:  # noqa: BLE001 - every kind of failure is the point
-            failures.append(f"{type(err).__name__}: {err}")
-    return first, failures
+            failures[seed] = f"seed {seed}: {type(err).__name__}: {err}"
+    return len(seeds), failures
+
+
+class State:
+    """How far a run has come.
+
+    Args:
+        path: Where it is kept between runs, if it is.
+        count: Seeds of a whole run.
+    """
+
+    def __init__(self, path: Path | None, count: int) -> None:
+        self._path = path
+        self.done = 0
+        self.failures: Failures = {}
+        if path is not None and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            self.done = kept["done"] if kept["done"] < count else 0
+            _, self.failures = run_seeds([int(seed) for seed in kept["failures"]])
+
+    def add(self, done: int, failures: Failures) -> None:
+        """Count what has been checked, tell what failed, and keep both."""
+        self.done += done
+        self.failures |= failures
+        for text in failures.values():
+            print(text, flush=True)
+        if self._path is not None:
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps({"done": self.done, "failures": self.failures}), encoding="utf-8")
+            part.replace(self._path)
 
 
 def main() -> int:
@@ -53,26 +86,17 @@ def main() -> int:
     if args.replay is not None:
         check(args.replay)
         return 0
-    done, failures = 0, []
-    if args.resume is not None and args.resume.exists():
-        state = json.loads(args.resume.read_text(encoding="utf-8"))
-        done, failures = state["done"], state["failures"]
     began = time.monotonic()
-    chunks = range(args.seed + done, args.seed + args.count, CHUNK)
+    state = State(args.resume, args.count)
+    end = args.seed + args.count
+    chunks = [range(at, min(at + CHUNK, end)) for at in range(args.seed + state.done, end, CHUNK)]
     with multiprocessing.Pool(args.jobs, limit_memory) as pool:
-        for _, failed in pool.imap(run_chunk, chunks):
-            done += CHUNK
-            failures += failed
-            for line in failed:
-                print(line, flush=True)
-            if args.resume is not None:
-                part = args.resume.with_suffix(".part")
-                part.write_text(json.dumps({"done": done, "failures": failures}), encoding="utf-8")
-                part.replace(args.resume)
+        for done, failures in pool.imap(run_seeds, chunks):
+            state.add(done, failures)
             if args.seconds is not None and time.monotonic() - began > args.seconds:
                 break
-    print(f"{done} images, {len(failures)} failures")
-    return int(bool(failures))
+    print(f"{state.done} images, {len(state.failures)} failures")
+    return int(bool(state.failures))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
-from functools import cache
 
 from hammerfs.addr import zone_of
 from hammerfs.const import (
@@ -17,23 +15,19 @@ from hammerfs.const import (
     ELM_SIZE,
     NODE_HEADER,
     NODE_SIZE,
-    OBJID_ROOT,
-    OBJTYPE_CDEV,
-    OBJTYPE_REGFILE,
     RECTYPE_DATA,
     RECTYPE_INODE,
     VOL_HEADER_SIZE,
     ZONE_BTREE,
 )
 from hammerfs.crc import CrcRule
-from hammerfs.device.base import Device
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.errors import HammerError
 from hammerfs.ondisk.blockmap import LAYER1_SIZE, LAYER2_SIZE
 from hammerfs.ondisk.node import InternalElm, LeafElm, NodeOndisk
-from hammerfs.ondisk.records import PfsData
 from hammerfs.ondisk.volume import VolumeOndisk, header_crc
-from tests.imagebuilder import BUF_BEG, FIRST_TID, FSID, ImageBuilder
+from tests.fuzz.bases import KINDS, base_image
+from tests.imagebuilder import BUF_BEG, FIRST_TID
 
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 WIDE = [*INTERESTING, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 0x8000000000000000 | 1 << 52, FIRST_TID]
@@ -49,48 +43,6 @@ class Strict(OverlayDevice):
         if off < 0 or n < 0 or off + n > self.size:
             self.strays += 1
         super()._check(off, n)
-
-
-@cache
-def base_image(kind: int) -> Device:
-    """One of the sound images; never changed."""
-    return _BUILDERS[kind]().build()
-
-
-def _small(version: int) -> ImageBuilder:
-    """Some 150 records: files with holes, deep directories, links, history, PFSs, snapshots, a configuration."""
-    b = ImageBuilder(version, fill=8, free_blocks=1)
-    for i in range(12):
-        b.file(b"/d%d/e/file%02d" % (i % 3, i), b"contents %d " % i * (i * 40))
-    b.file(b"/big", bytes(range(256)) * 300)
-    b.file(b"/holes", b"", size=5 << 20)
-    b.symlink(b"/short", b"d0/e")
-    b.symlink(b"/long", b"x" * 200)
-    b.symlink(b"/pfs", b"@@PFS00001")
-    old = b.new_obj_id()
-    b.direntry(OBJID_ROOT, b"old", old, OBJTYPE_REGFILE)
-    b.inode(old, OBJTYPE_REGFILE, size=10, delete_tid=FIRST_TID + 32)
-    b.inode(old, OBJTYPE_REGFILE, size=16, tid=FIRST_TID + 32)
-    b.data(old, 0, b"first".ljust(16, b"\0"), delete_tid=FIRST_TID + 32)
-    b.data(old, 0, b"second".ljust(16, b"\0"), tid=FIRST_TID + 32)
-    device = b.new_obj_id()
-    b.inode(device, OBJTYPE_CDEV, dev=(14, 3))
-    b.direntry(OBJID_ROOT, b"dev", device, OBJTYPE_CDEV)
-    b.pfs(1, PfsData(sync_beg_tid=1, sync_end_tid=FIRST_TID, shared_uuid=FSID, unique_uuid=FSID, label=b"one"))
-    b.pfs_root(1)
-    b.file(b"/inside", b"x" * 100, pfs=1)
-    if version >= 3:
-        b.snapshot(FIRST_TID + 16, b"snap")
-        b.config(b"snapshots 1d 60d\n")
-    return b
-
-
-_BUILDERS: list[Callable[[], ImageBuilder]] = [
-    lambda: _small(7),
-    lambda: _small(4),
-    lambda: _small(1),
-]
-KINDS = len(_BUILDERS)
 
 
 class Mutant:

@@ -31,6 +31,20 @@ def run_manifest(fs: HammerFS) -> None:
     manifest(fs, None)
 
 
+def run_facts(fs: HammerFS) -> None:
+    """`hammer info`, `pfs-status`, `snapls`, `config`, and `history` of every file."""
+    fs.statfs()
+    for pfs_id, _ in fs.pfs_list():
+        fs.snapshots(pfs_id)
+        fs.config(pfs_id)
+    fs.tid_at(1 << 31)
+    for found in walk(fs, fs.root(), _ignore):
+        try:
+            fs.history(found.inode)
+        except HammerError as err:
+            check_error(err)
+
+
 def run_cat(fs: HammerFS) -> None:
     """`hammer cat` of every file."""
     buf = memoryview(bytearray(_ENOUGH))
@@ -96,6 +110,7 @@ def run_mount(fs: HammerFS) -> None:
 
 TARGETS: dict[str, tuple[Recover, Callable[[HammerFS], None]]] = {
     "manifest": ("full", run_manifest),
+    "facts": ("full", run_facts),
     "cat": ("full", run_cat),
     "tar": ("undo", run_tar),
     "show": ("raw", run_show),

@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hammerfs.crc import CrcRule
+from hammerfs.device.overlay import OverlayDevice
 from hammerfs.errors import CorruptError, HammerError
 from hammerfs.fs import HammerFS
+from hammerfs.manifest import manifest
 from hammerfs.ondisk import blockmap, fifo, node, records, volume
-from tests.fuzz import targets
+from tests.fuzz import __main__ as runner
+from tests.fuzz import bases, targets
 from tests.fuzz.mutate import Mutant
 
 GROUPS, EACH = 20, 30
@@ -44,6 +47,29 @@ def test_a_mutant_is_the_same_every_time_and_differs_from_others() -> None:
     assert Mutant(5).changes == Mutant(5).changes
     assert len({tuple(Mutant(seed).changes) for seed in range(50)}) > 45
     assert all(Mutant(seed).device.dirty for seed in range(50) if Mutant(seed).changes)
+
+
+@pytest.mark.parametrize("kind", range(bases.KINDS))
+def test_the_bases_are_sound(kind: int) -> None:
+    with HammerFS([OverlayDevice(bases.base_image(kind), owns_lower=False)]) as fs:
+        trees = manifest(fs)["trees"]
+        assert [len(tree) for tree in trees.values()] == [26, 2]
+        assert not any("error" in entry for tree in trees.values() for entry in tree)
+        big = fs.resolve(b"/big")
+        crashed = fs.undone is not None
+        assert crashed == (kind >= 3)
+        if crashed and fs.volumes.version >= 4:
+            assert big.size == bases.CRASHED_SIZE
+            assert fs.read(big, bases.REDONE_AT, len(bases.REDONE)) == bases.REDONE
+            assert fs.read(big, 0, 100) == b"o" * 100
+        else:
+            assert big.size == 76800
+    if crashed:
+        with (
+            pytest.raises(HammerError),
+            HammerFS([OverlayDevice(bases.base_image(kind), owns_lower=False)], recover="raw") as fs,
+        ):
+            manifest(fs)
 
 
 def test_most_mutants_are_noticed_by_some_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,19 +102,43 @@ def test_the_run_finds_what_a_reader_may_not_do(monkeypatch: pytest.MonkeyPatch)
                 targets.check(seed)
 
 
+def long_run(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.fuzz", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_the_long_runner_resumes(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    for count in (50, 100):
-        args = [sys.executable, "-m", "tests.fuzz", "--count", str(count), "--jobs", "1", "--resume", str(state)]
-        done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=250)
+    for count in (20, 45):
+        done = long_run("--count", count, "--jobs", 1, "--resume", state)
         assert (done.returncode, done.stdout) == (0, f"{count} images, 0 failures\n")
         assert json.loads(state.read_text())["done"] == count
 
 
+def test_the_long_runner_tries_again_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state.json"
+    monkeypatch.setattr(runner, "check", fail_on_three)
+    first = runner.State(state, 10)
+    first.add(*runner.run_seeds(range(1, 6)))
+    assert list(first.failures) == [3]
+    again = runner.State(state, 10)
+    assert (again.done, list(again.failures)) == (5, [3])
+    monkeypatch.setattr(runner, "check", lambda _seed: None)
+    assert not runner.State(state, 10).failures
+    assert runner.State(state, 5).done == 0
+
+
+def fail_on_three(seed: int) -> None:
+    assert seed != 3
+
+
 @pytest.mark.long
-def test_the_long_profile() -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.fuzz", "--count", "200000"], check=False)
-    assert done.returncode == 0
+def test_the_long_profile(pytestconfig: pytest.Config) -> None:
+    """Goes on where the last run was stopped."""
+    assert pytestconfig.cache is not None
+    state = pytestconfig.cache.mkdir("fuzz") / "state.json"
+    done = long_run("--count", 200_000, "--resume", state)
+    assert done.returncode == 0, done.stdout
 
 
 @settings(max_examples=300, deadline=None)
