@@ -41,13 +41,27 @@ def json_name(name: bytes) -> str:
 
 
 def size_text(nbytes: int) -> str:
-    """A size with two decimals and its unit, as newfs_hammer(8) and hammer(8) print it (`` 0.50GB``, ``64.00MB``)."""
+    """A size with two decimals and its unit, as ``hammer info`` prints it (``512.00MB``, ``1.00GB``)."""
+    value, unit = _scaled(nbytes, 1024)
+    return f"{value:.2f}{unit}"
+
+
+def size_column(nbytes: int) -> str:
+    """A size as newfs_hammer(8) and ``hammer show`` print it: six columns, the next unit from half of one on.
+
+    So 64 MiB are `` 64.00MB``, and 512 MiB are ``  0.50GB``.
+    """
+    value, unit = _scaled(nbytes, 512)
+    return f"{value:6.2f}{unit}"
+
+
+def _scaled(nbytes: int, next_unit: int) -> tuple[float, str]:
     value = float(nbytes)
     unit = 0
-    while value >= 1024 and unit < len(_UNITS) - 1:
+    while value >= next_unit and unit < len(_UNITS) - 1:
         value /= 1024
         unit += 1
-    return f"{value:.2f}{_UNITS[unit]}"
+    return value, _UNITS[unit]
 
 
 def time_text(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:

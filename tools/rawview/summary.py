@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Final
 
 from hammerfs.const import BIGBLOCK_SIZE, MAX_ZONES, OFF_LONG_MASK, ZONE_UNDO
 from hammerfs.fs import HammerFS
+from tools.output import size_column
 
 ZONE_NAMES: Final = {
     1: "raw_volume",
@@ -20,16 +20,6 @@ ZONE_NAMES: Final = {
     11: "small_data",
     15: "unavail",
 }
-_UNITS: Final = (("B", 1), ("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("TB", 1 << 40))
-
-
-def size_column(nbytes: int) -> str:
-    """A size in the unit of which it is at least half a one above (`` 64.00MB``, ``  0.50GB``)."""
-    for (unit, factor), (_, following) in pairwise(_UNITS):
-        if nbytes < following // 2:
-            return f"{nbytes / factor:6.2f}{unit}"
-    unit, factor = _UNITS[-1]
-    return f"{nbytes / factor:6.2f}{unit}"
 
 
 def summary(fs: HammerFS) -> Iterator[str]:
