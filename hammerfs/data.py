@@ -253,18 +253,45 @@ def plan_read(records: Records, inode: Inode, offset: int, target: memoryview) -
     if end <= offset:
         return plan
     plan.nbytes = end - offset
-    redo = inode.redo
-    media_end = end if redo is None else min(end, max(redo.media_limit, offset))
-    pos = offset
-    for extent, beg, stop in _extents_in(records, inode, offset, media_end):
+    dirty = inode.dirty
+    _plan_media(plan, records, inode, offset, end)
+    if dirty is not None:
+        for beg, data in dirty.segments(offset, end):
+            plan.lay_over(beg - offset, data)
+    return plan
+
+
+def plan_media(records: Records, inode: Inode, offset: int, target: memoryview) -> ReadPlan:
+    """As `plan_read`, but what is in memory does not count, nor does the size: for rewriting blocks of the media."""
+    plan = ReadPlan(records, target)
+    plan.nbytes = len(target)
+    _plan_media(plan, records, inode, offset, offset + len(target))
+    return plan
+
+
+def _plan_media(plan: ReadPlan, records: Records, inode: Inode, offset: int, end: int) -> None:
+    """Plan the part of a read that the media answers; holes are zeroed at once."""
+    pos, target = offset, plan.target
+    for extent, beg, stop in _pieces_in(records, inode, offset, end):
         zero_fill(target, pos - offset, beg - offset)
         plan.add_extent(extent, beg, stop, beg - offset)
         pos = stop
     zero_fill(target, pos - offset, end - offset)
-    if redo is not None:
-        for beg, data in redo.segments(offset, end):
-            plan.lay_over(beg - offset, data)
-    return plan
+
+
+def _pieces_in(records: Records, inode: Inode, beg: int, end: int) -> Iterator[tuple[Extent, int, int]]:
+    """Extents that meet [beg, end), each with the part wanted: placed ones, and between them those of the tree."""
+    dirty = inode.dirty
+    if dirty is None:
+        yield from _extents_in(records, inode, beg, end)
+        return
+    limit, pos = dirty.media_limit, beg
+    for extent in dirty.placed_in(beg, end):
+        start, stop = max(extent.base, beg), min(extent.end, end)
+        yield from _extents_in(records, inode, pos, min(start, limit))
+        yield extent, start, stop
+        pos = stop
+    yield from _extents_in(records, inode, pos, min(end, limit))
 
 
 def _extents_in(records: Records, inode: Inode, beg: int, end: int) -> Iterator[tuple[Extent, int, int]]:
@@ -321,18 +348,18 @@ def data_elms(records: Records, inode: Inode) -> Iterator[LeafElm]:
 
 
 def data_bytes(records: Records, inode: Inode) -> int:
-    """Bytes the data records of a file hold, for st_blocks; counted when first asked.
+    """Bytes the data records of a file hold, for st_blocks; counted when first asked, estimated while it is written.
 
     Raises:
         CorruptError: The tree is damaged.
         BufferMiss: As `BufferCache.bread`.
     """
     if inode.blocks is None:
-        total = sum(elm.data_len for elm in data_elms(records, inode))
-        if inode.redo is not None:
-            total += inode.redo.memory_bytes
-        inode.blocks = total
-    return inode.blocks
+        inode.blocks = sum(elm.data_len for elm in data_elms(records, inode))
+    dirty = inode.dirty
+    if dirty is None:
+        return inode.blocks
+    return inode.blocks + dirty.memory_bytes + sum(extent.elm.data_len for extent in dirty.placed.values())
 
 
 def data_ranges(records: Records, inode: Inode) -> Iterator[tuple[int, int]]:
@@ -355,10 +382,12 @@ def data_ranges(records: Records, inode: Inode) -> Iterator[tuple[int, int]]:
 
 def _merged(records: Records, inode: Inode) -> Iterator[tuple[int, int]]:
     """Data ranges of media and memory, by start."""
-    size, redo = inode.size, inode.redo
-    limit = size if redo is None else min(size, redo.media_limit)
+    size, dirty = inode.size, inode.dirty
+    limit = size if dirty is None else min(size, dirty.media_limit)
     media = ((max(elm.key - elm.data_len, 0), min(elm.key, limit)) for elm in data_elms(records, inode))
-    if redo is None:
+    if dirty is None:
         yield from media
         return
-    yield from sorted([*media, *((beg, beg + len(data)) for beg, data in redo.segments(0, size))])
+    memory = [(beg, beg + len(data)) for beg, data in dirty.segments(0, size)]
+    placed = [(extent.base, min(extent.end, size)) for extent in dirty.placed_in(0, size)]
+    yield from sorted([*media, *memory, *placed])

@@ -1,4 +1,8 @@
-"""Directory entries: look-up by name through the hash, and reading a directory in key order."""
+"""Directory entries: look-up by name through the hash, and reading a directory in key order.
+
+Names that came or went since the last flush hang on the directory's inode (`PendingEntries`) and are merged with those
+of the media.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,75 @@ class Dirent(NamedTuple):
     create_tid: int
 
 
+class PendingEntries:
+    """Names of a directory that the media does not know yet, and those that it still has."""
+
+    __slots__ = ("added", "keys", "removed")
+
+    def __init__(self) -> None:
+        self.added: dict[bytes, Dirent] = {}
+        """New names."""
+        self.keys: dict[int, Dirent] = {}
+        """The same by key."""
+        self.removed: dict[int, Dirent] = {}
+        """Names of the media that are gone, by key. Their keys are taken until the flush."""
+
+    def add(self, entry: Dirent) -> None:
+        """A name comes."""
+        self.added[entry.name] = entry
+        self.keys[entry.key] = entry
+
+    def remove(self, entry: Dirent) -> bool:
+        """A name goes; whether the media has it."""
+        if self.keys.get(entry.key) is entry:
+            del self.added[entry.name], self.keys[entry.key]
+            return False
+        self.removed[entry.key] = entry
+        return True
+
+
+class Probe(NamedTuple):
+    """What looking for a name found."""
+
+    entry: Dirent | None
+    """The entry of that name."""
+    free_key: int | None
+    """First key under which it could be stored; None when its part of the key space is full."""
+
+
+def probe(records: Records, directory: Inode, name: bytes) -> Probe:
+    """Find a name in a directory of the head, or the place it would get.
+
+    Raises:
+        NotADirectory: Not a directory.
+        NameTooLong: More than 255 bytes.
+        CorruptError: The directory is damaged.
+        BufferMiss: As `BufferCache.bread`.
+    """
+    need_dir(directory)
+    if len(name) > MAX_NAME:
+        raise NameTooLong(f"name of {len(name)} bytes", **directory.place)
+    pending = directory.entries
+    if pending is not None and name in pending.added:
+        return Probe(pending.added[name], None)
+    first, last = namekey_range(name, directory.data.cap_flags)
+    localization = entry_localization(directory)
+    free = first
+    taken: set[int] = set()
+    for elms in records.between(localization, directory.obj_id, RECTYPE_DIRENTRY, first, last, directory.asof):
+        for elm in elms:
+            taken.add(elm.key)
+            if elm.data_len == len(name) + 16 and (pending is None or elm.key not in pending.removed):
+                entry = _decode(records, elm)
+                if entry.name == name:
+                    return Probe(entry, None)
+    while free <= last and (
+        free in taken or (pending is not None and (free in pending.keys or free in pending.removed))
+    ):
+        free += 1
+    return Probe(None, free if free <= last else None)
+
+
 def lookup(records: Records, directory: Inode, name: bytes) -> Dirent:
     """Find a name as of the directory's point in time.
 
@@ -47,17 +120,9 @@ def lookup(records: Records, directory: Inode, name: bytes) -> Dirent:
         CorruptError: The directory is damaged.
         BufferMiss: As `BufferCache.bread`.
     """
-    need_dir(directory)
-    if len(name) > MAX_NAME:
-        raise NameTooLong(f"name of {len(name)} bytes", **directory.place)
-    first, last = namekey_range(name, directory.data.cap_flags)
-    localization = entry_localization(directory)
-    for elms in records.between(localization, directory.obj_id, RECTYPE_DIRENTRY, first, last, directory.asof):
-        for elm in elms:
-            if elm.data_len == len(name) + 16:
-                entry = _decode(records, elm)
-                if entry.name == name:
-                    return entry
+    entry = probe(records, directory, name).entry
+    if entry is not None:
+        return entry
     text = name.decode("utf-8", "backslashreplace")
     raise NotFound(f"no entry {text!r} in the directory", **directory.place)
 
@@ -74,9 +139,29 @@ def read_dir(records: Records, directory: Inode, after: int = 0) -> Iterator[Dir
     if after >= MAX_INT64:
         return
     localization, first = entry_localization(directory), max(after + 1, FIRST_COOKIE)
+    if directory.entries is not None:
+        yield from _merged(records, directory, directory.entries, first)
+        return
     for elms in records.between(localization, directory.obj_id, RECTYPE_DIRENTRY, first, MAX_INT64, directory.asof):
         for elm in elms:
             yield _decode(records, elm)
+
+
+def _merged(records: Records, directory: Inode, pending: PendingEntries, first: int) -> Iterator[Dirent]:
+    """Entries of media and memory with a key of at least `first`, by key, as they are when the reading begins."""
+    added = sorted((key, entry) for key, entry in pending.keys.items() if key >= first)
+    removed = set(pending.removed)
+    at = 0
+    localization = entry_localization(directory)
+    for elms in records.between(localization, directory.obj_id, RECTYPE_DIRENTRY, first, MAX_INT64, directory.asof):
+        for elm in elms:
+            while at < len(added) and added[at][0] < elm.key:
+                yield added[at][1]
+                at += 1
+            if elm.key not in removed:
+                yield _decode(records, elm)
+    for _, entry in added[at:]:
+        yield entry
 
 
 def is_empty(records: Records, directory: Inode) -> bool:

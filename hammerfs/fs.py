@@ -265,6 +265,4 @@ class HammerFS:
         """Stage 2 in memory."""
         if self.recovery is None or self.undone is None or self.undone.redo_from is None:
             return
-        files = replay(self.inodes, operations(fifo, self.recovery, self.undone.redo_from))
-        self.inodes.drop()
-        self.inodes.redo = files
+        replay(self.inodes, operations(fifo, self.recovery, self.undone.redo_from))

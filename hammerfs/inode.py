@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from hammerfs.addr import localize
@@ -21,13 +22,14 @@ from hammerfs.const import (
     OBJTYPE_SOFTLINK,
     RECTYPE_INODE,
 )
-from hammerfs.errors import CorruptError, InvalidError, IsADirectory, NotADirectory, NotFound, ObjectPlace
+from hammerfs.errors import CorruptError, HammerError, InvalidError, IsADirectory, NotADirectory, NotFound, ObjectPlace
 from hammerfs.ondisk.records import InodeData, unix_id
 from hammerfs.record import Records
 
 if TYPE_CHECKING:
     from hammerfs.data import ExtentMap
-    from hammerfs.redo_replay import RedoFile
+    from hammerfs.dirent import PendingEntries
+    from hammerfs.dirty import DirtyData
 
 TYPE_MODES = {
     OBJTYPE_DIRECTORY: 0o040000,
@@ -64,8 +66,18 @@ class Attr(NamedTuple):
     blksize: int
 
 
+DIRTY_TIMES = 1
+"""Only mtime and atime are newer than the media: rewritten in place."""
+DIRTY_SIZE = 2
+"""The file has grown besides."""
+DIRTY_ALL = 4
+"""Anything else: the record gets a new generation."""
+
+
 class Inode:
     """An object as of a TID. The head and each point in time have inodes of their own.
+
+    What is newer than the media hangs on the inode of the head until a flush has put it into the tree.
 
     Args:
         pfs_id: PFS of the object.
@@ -75,20 +87,48 @@ class Inode:
         data: Its inode record.
     """
 
-    __slots__ = ("asof", "blocks", "create_tid", "data", "extents", "obj_id", "pfs_id", "redo")
+    __slots__ = (
+        "asof",
+        "blocks",
+        "create_tid",
+        "data",
+        "dirty",
+        "entries",
+        "error",
+        "extents",
+        "obj_id",
+        "opens",
+        "payload_off",
+        "pfs_id",
+        "state",
+        "target",
+    )
 
     def __init__(self, pfs_id: int, obj_id: int, asof: int, create_tid: int, data: InodeData) -> None:
         self.pfs_id = pfs_id
         self.obj_id = obj_id
         self.asof = asof
         self.create_tid = create_tid
+        """0 while no flush has written its record."""
         self.data = data
+        self.payload_off = 0
+        """Address of the record's payload."""
         self.extents: ExtentMap | None = None
         """Where its data is; made when first read."""
-        self.redo: RedoFile | None = None
-        """Data of fsynced writes laid over the media's, on an image that was not closed cleanly."""
+        self.dirty: DirtyData | None = None
+        """Contents that are newer than the media."""
+        self.entries: PendingEntries | None = None
+        """Names of a directory that came or went since the last flush."""
+        self.target: bytes | None = None
+        """Long target of a new symbolic link."""
         self.blocks: int | None = None
         """Bytes its data records hold, counted when first asked."""
+        self.state = 0
+        """`DIRTY_TIMES`, `DIRTY_SIZE`, `DIRTY_ALL`."""
+        self.opens = 0
+        """Who has it open; an object without a name lives until nobody has."""
+        self.error: HammerError | None = None
+        """A write that failed behind the back of whoever made it; the next fsync tells."""
 
     def __repr__(self) -> str:
         return f"<Inode pfs {self.pfs_id} obj 0x{self.obj_id:016x} asof 0x{self.asof:016x}>"
@@ -116,7 +156,17 @@ class Inode:
     @property
     def size(self) -> int:
         """Bytes of a file or of a symbolic link's target."""
-        return self.data.size if self.redo is None else self.redo.size
+        return self.data.size if self.dirty is None else self.dirty.size
+
+    @property
+    def is_dead(self) -> bool:
+        """Without a name and not open: it goes with the next flush."""
+        return not self.data.nlinks and not self.opens and self.is_head
+
+    @property
+    def is_busy(self) -> bool:
+        """It must stay in memory."""
+        return self.state != 0 or self.opens != 0 or self.dirty is not None or self.entries is not None
 
     @property
     def place(self) -> ObjectPlace:
@@ -132,8 +182,8 @@ class Inode:
         mtime, atime = data.mtime, data.atime
         if self.asof != MAX_TID:
             mtime = atime = data.ctime
-        elif self.redo is not None:
-            mtime = self.redo.mtime
+        elif self.dirty is not None:
+            mtime = max(mtime, self.dirty.mtime)
         return Attr(
             self.obj_id,
             self.pfs_id,
@@ -178,21 +228,24 @@ def need_file(inode: Inode) -> None:
 
 
 class Inodes:
-    """Loads inodes and keeps those used lately.
+    """Loads inodes and keeps those used lately; those that are open or changed stay.
 
     Args:
         records: The records of the file system.
         limit: Most inodes kept.
     """
 
-    __slots__ = ("_cached", "_limit", "_records", "redo")
+    __slots__ = ("_cached", "_limit", "_records", "gone")
 
     def __init__(self, records: Records, limit: int = 20_000) -> None:
         self._records = records
         self._limit = limit
         self._cached: OrderedDict[tuple[int, int, int], Inode] = OrderedDict()
-        self.redo: dict[tuple[int, int], RedoFile] = {}
-        """(PFS id, object id) of files with fsynced data to lay over the media's."""
+        self.gone: set[tuple[int, int]] = set()
+        """(PFS id, object id) of objects removed whose records are still in the tree."""
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(self._cached.values())
 
     def get(self, pfs_id: int, obj_id: int, asof: int = MAX_TID) -> Inode:
         """The object as of a TID.
@@ -206,24 +259,40 @@ class Inodes:
         inode = self._cached.get(ident)
         if inode is None:
             inode = self._load(pfs_id, obj_id, asof)
-            if len(self._cached) >= self._limit:
-                self._cached.popitem(last=False)
-            self._cached[ident] = inode
+            self._keep(ident, inode)
         else:
             self._cached.move_to_end(ident)
         return inode
+
+    def add(self, inode: Inode) -> None:
+        """A new object that no flush has written yet."""
+        self._keep((inode.pfs_id, inode.obj_id, inode.asof), inode)
 
     def forget(self, inode: Inode) -> None:
         """Drop an inode from the cache."""
         self._cached.pop((inode.pfs_id, inode.obj_id, inode.asof), None)
 
     def drop(self) -> None:
-        """Drop all of them."""
-        self._cached.clear()
+        """Drop all that need not stay."""
+        for ident in [ident for ident, inode in self._cached.items() if not inode.is_busy]:
+            del self._cached[ident]
+
+    def _keep(self, ident: tuple[int, int, int], inode: Inode) -> None:
+        cached = self._cached
+        if len(cached) >= self._limit:
+            for _ in range(len(cached)):
+                oldest, old = next(iter(cached.items()))
+                if not old.is_busy:
+                    del cached[oldest]
+                    break
+                cached.move_to_end(oldest)
+        cached[ident] = inode
 
     def _load(self, pfs_id: int, obj_id: int, asof: int) -> Inode:
         localization = localize(pfs_id, LOCALIZE_INODE)
-        elm = self._records.lookup(localization, obj_id, RECTYPE_INODE, 0, asof)
+        elm = None
+        if asof != MAX_TID or (pfs_id, obj_id) not in self.gone:
+            elm = self._records.lookup(localization, obj_id, RECTYPE_INODE, 0, asof)
         if elm is None:
             raise NotFound("no such object", obj_id=obj_id, localization=localization)
         try:
@@ -234,8 +303,7 @@ class Inodes:
             raise
         _check(data, obj_id, localization)
         inode = Inode(pfs_id, obj_id, asof, elm.create_tid, data)
-        if self.redo and asof == MAX_TID:
-            inode.redo = self.redo.get((pfs_id, obj_id))
+        inode.payload_off = elm.data_offset
         return inode
 
 

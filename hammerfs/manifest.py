@@ -125,7 +125,7 @@ def entry(fs: HammerFS, path: bytes, inode: Inode) -> Entry:
         "ino": tid_text(inode.obj_id),
         "pfs": inode.pfs_id,
         "uflags": data.uflags,
-        "mtime_us": data.mtime if inode.redo is None else inode.redo.mtime,
+        "mtime_us": data.mtime if inode.dirty is None else max(data.mtime, inode.dirty.mtime),
         "ctime_us": data.ctime,
         "atime_us": data.atime,
         "st_mtime_us": data.ctime,

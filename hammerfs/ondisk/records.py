@@ -49,8 +49,9 @@ def id_uuid(unix: int) -> bytes:
     return b"\0" * 12 + unix.to_bytes(4, "little")
 
 
-class InodeData(NamedTuple):
-    """Payload of an INODE record, 128 bytes."""
+@dataclass(slots=True)
+class InodeData:
+    """Payload of an INODE record, 128 bytes. Of an inode that is being changed the fields are the newest state."""
 
     version: int
     mode: int
@@ -86,11 +87,30 @@ class InodeData(NamedTuple):
         """
         if len(buf) - offset < INODE_SIZE:
             raise CorruptError(f"inode payload has {len(buf) - offset} bytes instead of {INODE_SIZE}")
-        return cls._make(INODE.unpack_from(buf, offset))
+        return cls(*INODE.unpack_from(buf, offset))
 
     def encode(self) -> bytes:
         """The 128 bytes."""
-        return INODE.pack(*self)
+        return INODE.pack(
+            self.version,
+            self.mode,
+            self.uflags,
+            self.rmajor,
+            self.rminor,
+            self.ctime,
+            self.parent_obj_id,
+            self.uid,
+            self.gid,
+            self.obj_type,
+            self.cap_flags,
+            self.reserved1,
+            self.reserved2,
+            self.nlinks,
+            self.size,
+            self.symlink,
+            self.mtime,
+            self.atime,
+        )
 
 
 class DirentryData(NamedTuple):
