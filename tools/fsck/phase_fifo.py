@@ -1,0 +1,134 @@
+"""Phase: every record of the UNDO/REDO FIFO, as it is on the media.
+
+Recovery needs only the active range; what lies elsewhere is checked because it shows damage of the media before it
+matters. Most sectors of a FIFO hold the DUMMY records of the formatter, whose bytes are known but for two numbers.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hammerfs.const import (
+    BIGBLOCK_SIZE,
+    BUFSIZE,
+    FIFO_HEAD_SIGNATURE,
+    FIFO_TYPE_DUMMY,
+    FIFO_TYPE_REDO,
+    FIFO_TYPE_UNDO,
+    UNDO_SECTOR,
+    VERSION_REDO,
+)
+from hammerfs.crc import CrcFunc, CrcRule, crc32
+from hammerfs.errors import CorruptError, HammerError
+from hammerfs.ondisk.fifo import HEAD_SIZE, decode_head, decode_redo, decode_undo, encode_dummy
+from hammerfs.undo import FIFO_BASE, UndoFifo
+from hammerfs.volumes import Volumes
+from tools.fsck.context import Progress
+from tools.fsck.findings import Report
+
+_SECTOR = struct.Struct("<12sI496s")
+_DUMMY_HEAD = struct.pack("<HHI", FIFO_HEAD_SIGNATURE, FIFO_TYPE_DUMMY, UNDO_SECTOR)
+_CHUNK = 64 * BUFSIZE
+assert _SECTOR.size == UNDO_SECTOR
+
+
+def run(report: Report, volumes: Volumes, progress: Progress) -> None:
+    """Check all records.
+
+    Args:
+        report: Takes the findings.
+        volumes: The set, before any recovery.
+        progress: Told how far it has come.
+    """
+    try:
+        fifo = UndoFifo(volumes)
+    except CorruptError:
+        return  # told with the zone descriptor
+    checker = _Records(report, volumes.rule, volumes.version)
+    for off in range(FIFO_BASE, fifo.end, _CHUNK):
+        progress("FIFO", off - FIFO_BASE, fifo.size)
+        try:
+            volume, byte_off = volumes.locate(off, min(_CHUNK, BIGBLOCK_SIZE))
+            chunk = volume.dev.pread(byte_off, _CHUNK)
+        except HammerError as err:
+            report.add("fifo-unreadable", err.what, offset=off)
+            continue
+        checker.chunk(off, chunk)
+    checker.finish()
+
+
+class _Records:
+    """Checks chunks of the FIFO, buffer by buffer."""
+
+    def __init__(self, report: Report, rule: CrcRule, version: int) -> None:
+        self._report = report
+        self._rule = rule
+        self._may_be_unwritten = version < VERSION_REDO
+        """The first formatters left the FIFO as they found it: zeros, or what an earlier file system had there."""
+        self._unwritten = 0
+        self._foreign: list[tuple[int, str]] = []
+        """Buffers that begin with no record, on such versions."""
+        self._rest = encode_dummy(0, rule)[HEAD_SIZE:]
+        """What follows the head of every DUMMY record."""
+        self._rest_crc = rule.of(self._rest)
+        self._old_rest_crc = crc32(self._rest, 0)
+
+    def chunk(self, off: int, chunk: bytes) -> None:
+        """Check the buffers of a chunk that begins at a zone-3 address."""
+        rest, rest_crc, compute = self._rest, self._rest_crc, self._rule.compute
+        at = 0
+        skip_to = 0
+        for head, crc, body in _SECTOR.iter_unpack(chunk):
+            if at >= skip_to and not (
+                body == rest
+                and head[:8] == _DUMMY_HEAD
+                and (compute(head, 0) ^ rest_crc == crc or self._old(head, crc, crc32))
+            ):
+                skip_to = self._slow(off, chunk, at)
+            at += UNDO_SECTOR
+
+    def _old(self, head: bytes, crc: int, old: CrcFunc) -> bool:
+        return old(head, 0) ^ self._old_rest_crc == crc
+
+    def finish(self) -> None:
+        """The whole FIFO has been seen."""
+        if self._unwritten:
+            what = f"{self._unwritten} bytes never written, as old formatters left them"
+            self._report.add("fifo-unwritten", what, offset=FIFO_BASE)
+            return
+        for off, what in self._foreign:
+            self._report.add("fifo-record", what, offset=off)
+
+    def _note_unwritten(self, off: int, buf: bytes, pos: int, what: str) -> None:
+        if not _is_zero(buf, pos):
+            if len(self._foreign) < self._report.limit:
+                self._foreign.append((off, what))
+        else:
+            self._unwritten += BUFSIZE - pos
+
+    def _slow(self, off: int, chunk: bytes, at: int) -> int:
+        """Check from one record on up to the next one that begins a sector; where that is in the chunk."""
+        beg = at - at % BUFSIZE
+        buf, pos = chunk[beg : beg + BUFSIZE], at - beg
+        while pos < BUFSIZE:
+            try:
+                head = decode_head(buf, pos, self._rule)
+                if head.type == FIFO_TYPE_UNDO:
+                    decode_undo(buf, pos, head.size)
+                elif head.type == FIFO_TYPE_REDO:
+                    decode_redo(buf, pos, head.size)
+            except CorruptError as err:
+                if self._may_be_unwritten and (pos == 0 or _is_zero(buf, pos)):
+                    self._note_unwritten(off + beg, buf, pos, err.what)
+                    return beg + BUFSIZE
+                self._report.add("fifo-record", err.what, offset=off + beg + pos)
+                pos = pos - pos % UNDO_SECTOR + UNDO_SECTOR
+                return beg + pos
+            pos += head.size
+            if pos % UNDO_SECTOR == 0:
+                break
+        return beg + pos
+
+
+def _is_zero(buf: bytes, pos: int) -> bool:
+    return buf.count(0, pos) == len(buf) - pos

@@ -1,0 +1,289 @@
+"""What each record type asks for: inodes, directory entries, file data, targets of symbolic links."""
+
+from __future__ import annotations
+
+from hammerfs.addr import class_of, pfs_of
+from hammerfs.const import (
+    BUFMASK,
+    BUFSIZE,
+    CAP_DIR_LOCAL_INO,
+    CAP_DIRHASH_ALG1,
+    CAP_DIRHASH_MASK,
+    FIXKEY_SYMLINK,
+    HBUFSIZE,
+    LOCALIZE_INODE,
+    LOCALIZE_MASK,
+    MAX_FILE_SIZE,
+    MAX_NAME,
+    MAX_SYMLINK,
+    OBJTYPE_DBFILE,
+    OBJTYPE_DIRECTORY,
+    OBJTYPE_REGFILE,
+    OBJTYPE_SOFTLINK,
+    OFF_LONG_MASK,
+    RECTYPE_CONFIG,
+    RECTYPE_DATA,
+    RECTYPE_DB,
+    RECTYPE_DIRENTRY,
+    RECTYPE_FIX,
+    RECTYPE_INODE,
+    RECTYPE_PFS,
+    RECTYPE_SNAPSHOT,
+    XBUFSIZE,
+    XDEMARC,
+)
+from hammerfs.errors import HammerError
+from hammerfs.inode import TYPE_MODES
+from hammerfs.keys import namekey0, namekey1
+from hammerfs.ondisk.records import (
+    DIRENTRY,
+    DIRENTRY_HEAD,
+    INODE,
+    INODE_CRC_SIZE,
+    INODE_SIZE,
+    INODE_SYMLINK_MAX,
+    INODE_VERSION,
+)
+from tools.fsck.context import Context
+from tools.fsck.objects import DAMAGED, HAS_FIX, Entries, Objects
+from tools.fsck.pfs import Elm, PfsChecks
+
+_BUFSHIFT = BUFSIZE.bit_length() - 1
+_FILES = frozenset({OBJTYPE_REGFILE, OBJTYPE_DBFILE})
+_FILE_RECORDS = frozenset({RECTYPE_DATA, RECTYPE_DB})
+_UNOWNED = frozenset({RECTYPE_PFS, RECTYPE_SNAPSHOT, RECTYPE_CONFIG})
+"""Records of the PFS as a whole: on object 1, also where there is no root directory yet."""
+
+
+class TypeChecks:
+    """Checks records of all types, which come in tree order.
+
+    Args:
+        ctx: The check.
+        pfss: Takes objects, entries, PFSs and snapshots.
+    """
+
+    def __init__(self, ctx: Context, pfss: PfsChecks) -> None:
+        self._ctx = ctx
+        self._report = ctx.report
+        self._pfss = pfss
+        self._rule = ctx.volumes.rule
+        self._compute = self._rule.compute
+        self._kept = ctx.buffers.kept
+        self._objects = Objects()
+        self._entries = Entries()
+        self._asof = 0
+        self._obj_id = 0
+        """Object whose records come at the moment."""
+        self._index = -1
+        """Its index among the live objects."""
+        self._caps: int | None = None
+        """Its capability bits, once an inode record of any generation told them."""
+        self._live_end = 0
+        self._names: dict[int, set[bytes]] = {}
+
+    def enter(self, localization: int) -> None:
+        """The records of another localization begin."""
+        self._objects, self._entries, self._asof = self._pfss.objects, self._pfss.entries, self._pfss.asof
+        self._obj_id = 0
+        self._next_object(0)
+
+    def check(self, elm: Elm, off: int) -> None:
+        """Check a record whose payload can be where it says.
+
+        Args:
+            elm: The element.
+            off: Address of its leaf.
+        """
+        obj_id, rec_type = elm[0], elm[4]
+        if obj_id != self._obj_id:
+            self._next_object(obj_id)
+        asof = self._asof
+        live = not elm[3] if not asof else elm[2] <= asof and (not elm[3] or asof < elm[3])
+        if rec_type in _FILE_RECORDS:
+            self._data(elm, off, live=live)
+            return
+        payload = self._payload(elm, off)
+        if rec_type == RECTYPE_INODE:
+            self._inode(elm, off, payload, live=live)
+            return
+        if live and self._index < 0 and rec_type not in _UNOWNED:
+            self._add("record-orphan", f"record type 0x{rec_type:02x} of an object without inode", elm, off)
+        if rec_type == RECTYPE_DIRENTRY:
+            self._direntry(elm, off, payload, live=live)
+        elif rec_type == RECTYPE_FIX:
+            self._fix(elm, off, live=live)
+        elif rec_type == RECTYPE_PFS:
+            self._pfss.pfs_record(elm, off, payload)
+        elif rec_type == RECTYPE_SNAPSHOT:
+            self._pfss.snapshot(elm, off, payload)
+        elif rec_type == RECTYPE_CONFIG:
+            self._pfss.config(elm, off, payload)
+
+    def _next_object(self, obj_id: int) -> None:
+        self._obj_id = obj_id
+        self._index = index = self._objects.find(obj_id)
+        self._caps = self._objects.caps[index] if index >= 0 else None
+        self._live_end = 0
+        self._names = {}
+
+    def _payload(self, elm: Elm, off: int) -> bytes | None:
+        """A payload that fits a buffer, verified; None and a finding when it can't be trusted."""
+        data_offset, data_len, data_crc = elm[10], elm[11], elm[12]
+        if data_len > BUFSIZE:
+            self._add("payload-length", f"payload of {data_len} bytes", elm, off)
+            return None
+        if not data_len:
+            self._add("payload-length", f"record type 0x{elm[4]:02x} without payload", elm, off)
+            return None
+        buf = self._kept.get((data_offset & OFF_LONG_MASK) >> _BUFSHIFT)
+        if buf is None:
+            try:
+                buf = self._ctx.buffers.load(data_offset)
+            except HammerError as err:
+                self._add("payload-address", err.what, elm, off)
+                return None
+        pos = data_offset & BUFMASK
+        payload = buf[pos : pos + data_len]
+        covered = payload if elm[4] != RECTYPE_INODE else payload[:INODE_CRC_SIZE]
+        if self._compute(covered, 0) != data_crc and not self._rule.matches(data_crc, covered):
+            what = f"record type 0x{elm[4]:02x}: stored {data_crc:08x}, computed {self._compute(covered, 0):08x}"
+            self._report.add("payload-crc", what, offset=data_offset, obj_id=elm[0], pfs_id=elm[7] >> 16)
+            return None
+        return payload
+
+    # Inodes
+
+    def _inode(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
+        obj_id, data_offset = elm[0], elm[10]
+        if elm[1]:
+            self._add("record-place", f"inode with key {elm[1]}", elm, off)
+        if not elm[3]:
+            self._pfss.live_inodes += 1
+        flags = 0
+        if payload is None or len(payload) != INODE_SIZE:
+            if payload is not None:
+                self._add("payload-length", f"inode of {len(payload)} bytes", elm, off)
+            flags = DAMAGED
+            nlinks = size = parent = caps = 0
+        else:
+            (
+                version, mode, _, _, _, _, parent, _, _, obj_type, caps, _, _, nlinks, size, symlink, _, _,
+            ) = INODE.unpack(payload)  # fmt: skip
+            self._caps = caps
+            fault = (
+                version != INODE_VERSION
+                or mode & ~0o7777
+                or obj_type != elm[5]
+                or obj_type not in TYPE_MODES
+                or size > MAX_FILE_SIZE
+                or (obj_type != OBJTYPE_DIRECTORY and caps)
+                or caps & ~(CAP_DIRHASH_MASK | CAP_DIR_LOCAL_INO)
+                or caps & CAP_DIRHASH_MASK > CAP_DIRHASH_ALG1
+            )
+            if fault:
+                what = f"version {version}, mode {mode:o}, type {obj_type} ({elm[5]}), size {size}, caps {caps:02x}"
+                self._report.add("inode-field", what, offset=data_offset, obj_id=obj_id, pfs_id=elm[7] >> 16)
+                flags = DAMAGED
+            elif obj_type == OBJTYPE_SOFTLINK:
+                self._symlink(elm, size, symlink)
+        if live:
+            self._objects.add(obj_id, nlinks, size, parent, data_offset, elm[5], caps, flags)
+            self._index = self._objects.find(obj_id)
+
+    def _symlink(self, elm: Elm, size: int, symlink: bytes) -> None:
+        if not 0 < size <= MAX_SYMLINK or (size <= INODE_SYMLINK_MAX and b"\0" in symlink[:size]):
+            what = f"target of {size} bytes" if size else "no target"
+            self._report.add("symlink-target", what, offset=elm[10], obj_id=elm[0], pfs_id=elm[7] >> 16)
+
+    # Directory entries
+
+    def _direntry(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
+        index = self._index
+        if payload is None:
+            if live:
+                self._pfss.lost_entries += 1
+            return
+        name = payload[DIRENTRY_HEAD:]
+        if not 0 < len(name) <= MAX_NAME or b"/" in name or b"\0" in name or name in {b".", b".."}:
+            self._add("dirent-field", f"name of {len(name)} bytes: {name[:40]!r}", elm, off)
+            return
+        target, localization, _ = DIRENTRY.unpack_from(payload)
+        if localization != elm[7] & ~LOCALIZE_MASK:
+            self._add("dirent-field", f"target in localization {localization:08x}", elm, off)
+        base = self._hash(elm, off, name)
+        if not live:
+            return
+        if index >= 0 and not self._objects.flags[index] & DAMAGED:
+            if self._objects.kinds[index] != OBJTYPE_DIRECTORY:
+                self._add("record-orphan", "directory entry of an object that is no directory", elm, off)
+            elif (class_of(elm[7]) == LOCALIZE_INODE) != bool(self._objects.caps[index] & CAP_DIR_LOCAL_INO):
+                self._add("record-place", "directory entry in the class where this directory has none", elm, off)
+        if base is not None:
+            names = self._names
+            if base not in names:
+                if len(names) > 4:
+                    names.clear()
+                names[base] = {name}
+            elif name in names[base]:
+                self._add("dirent-twice", f"the name {name[:40]!r} is there twice", elm, off)
+            else:
+                names[base].add(name)
+        self._entries.add(target, elm[0], elm[1], elm[5])
+
+    def _hash(self, elm: Elm, off: int, name: bytes) -> int | None:
+        """Base key of a name; None and a finding when the entry's key can't come from it."""
+        key, caps = elm[1], self._caps
+        found = None
+        if caps is None or not caps & CAP_DIRHASH_MASK:
+            base = namekey0(name)
+            if base <= key <= base + 0xFFFFFFFF:
+                found = base
+        if found is None and (caps is None or caps & CAP_DIRHASH_MASK):
+            base = namekey1(name)
+            if base <= key <= base + 0xFFFFFF:
+                found = base
+        if found is None:
+            self._add("dirent-hash", f"key {key:016x} does not come from the name {name[:40]!r}", elm, off)
+        return found
+
+    # Files and symbolic links
+
+    def _data(self, elm: Elm, off: int, *, live: bool) -> None:
+        key, data_len = elm[1], elm[11]
+        base = key - data_len
+        full = BUFSIZE if base < XDEMARC else XBUFSIZE
+        if data_len != full or base & full - 1 or base < 0:
+            small = base == 0 and 0 < data_len <= HBUFSIZE and not data_len & 15
+            if not small and elm[4] == RECTYPE_DATA:
+                self._add("data-shape", f"{data_len} bytes at file offset {base}", elm, off)
+        if not live:
+            return
+        index, objects = self._index, self._objects
+        if index < 0:
+            self._add("record-orphan", f"{data_len} bytes of file data of an object without inode", elm, off)
+            return
+        if base < self._live_end:
+            self._add("data-overlap", f"data at file offset {base} begins before {self._live_end}", elm, off)
+        self._live_end = key
+        if objects.flags[index] & DAMAGED:
+            return
+        if objects.kinds[index] not in _FILES:
+            self._add("record-orphan", "file data of an object that is no file", elm, off)
+        elif base >= objects.sizes[index]:
+            self._add(
+                "data-beyond-end", f"data at file offset {base}, the file has {objects.sizes[index]} bytes", elm, off
+            )
+
+    def _fix(self, elm: Elm, off: int, *, live: bool) -> None:
+        index, objects = self._index, self._objects
+        if not live or index < 0 or objects.flags[index] & DAMAGED:
+            return
+        if objects.kinds[index] != OBJTYPE_SOFTLINK or elm[1] != FIXKEY_SYMLINK:
+            self._add("record-orphan", "link target of an object that is no symbolic link", elm, off)
+        elif elm[11] != objects.sizes[index]:
+            self._add("symlink-target", f"target of {elm[11]} bytes, the inode says {objects.sizes[index]}", elm, off)
+        objects.flags[index] |= HAS_FIX
+
+    def _add(self, code: str, what: str, elm: Elm, off: int) -> None:
+        self._report.add(code, what, offset=off, obj_id=elm[0], pfs_id=pfs_of(elm[7]))
