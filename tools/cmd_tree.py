@@ -22,6 +22,7 @@ from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
 from hammerfs.manifest import manifest
+from hammerfs.pages import page_buffer
 from tools.output import json_name, print_json, safe_name, time_text
 from tools.target import add_view_options, find, open_fs, view_root
 
@@ -82,8 +83,8 @@ def _manifest_roots(fs: HammerFS, args: argparse.Namespace) -> list[bytes] | Non
 def run_cat(args: argparse.Namespace) -> int:
     """Stream each file; holes come out as zeros."""
     out = sys.stdout.buffer
-    buf = bytearray(CHUNK)
-    with open_fs(args) as fs, memoryview(buf) as view:
+    view = page_buffer(CHUNK)
+    with open_fs(args) as fs:
         for path in args.paths:
             inode = find(fs, args, path)
             offset = 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import TYPE_MODES, Attr, Inode
+from hammerfs.pages import page_buffer
 from tools.walk import Found, walk
 
 CHUNK = 1 << 20
@@ -35,7 +36,7 @@ class Extractor:
         self._force = force
         self._complain = complain
         self._links: dict[tuple[int, int], bytes] = {}
-        self._buf = memoryview(bytearray(CHUNK))
+        self._buf = page_buffer(CHUNK)
         self.copied = 0
         """Objects copied."""
 

@@ -10,6 +10,7 @@ from typing import IO, Final
 from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Attr, Inode
+from hammerfs.pages import page_buffer
 from tools.extract import CHUNK
 from tools.walk import Found, walk
 
@@ -42,7 +43,7 @@ class TarStream:
         self._out = out
         self._complain = complain
         self._links: dict[tuple[int, int], str] = {}
-        self._buf = memoryview(bytearray(CHUNK))
+        self._buf = page_buffer(CHUNK)
         self._written = 0
         self._sparse_files = 0
 

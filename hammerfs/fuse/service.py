@@ -15,6 +15,7 @@ from hammerfs.cache import Fill
 from hammerfs.errors import BufferMiss, HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
+from hammerfs.pages import page_buffer
 from kernelcore.host.iocpu import IoCpu
 from kernelcore.host.trio_host import TrioHost
 from kernelcore.sched import lwkt_user_yield
@@ -26,6 +27,8 @@ _HELD = 64
 """Most buffers one call keeps from being evicted while it waits for more."""
 _READ_POOL = 16
 """Most reply buffers kept."""
+_READ_BYTES = 1 << 20
+"""Bytes of a reply buffer: the most the kernel asks for. Memory is used only as far as it was ever filled."""
 
 
 class Service:
@@ -43,7 +46,7 @@ class Service:
         self._io = io
         self._coming: set[tuple[int, int]] = set()
         """Buffers on their way in: (volume, byte offset)."""
-        self._buffers: list[bytearray] = []
+        self._buffers: list[memoryview] = []
         self.waiting = 0
         """Requests that wait for something."""
 
@@ -80,7 +83,7 @@ class Service:
         """
         nbytes = max(0, min(nbytes, inode.size - offset))
         buf = self._take(nbytes)
-        target = memoryview(buf)[:nbytes]
+        target = buf[:nbytes]
         plan = await self.call(self._fs.plan_read, inode, offset, target)
         if not plan.run_nowait():
             self.waiting += 1
@@ -133,15 +136,13 @@ class Service:
             wakeup(place)
         fill.commit()
 
-    def _take(self, nbytes: int) -> bytearray:
-        while self._buffers:
-            buf = self._buffers.pop()
-            if len(buf) >= nbytes:
-                return buf
-        return bytearray(max(nbytes, 1 << 17))
+    def _take(self, nbytes: int) -> memoryview:
+        if nbytes <= _READ_BYTES and self._buffers:
+            return self._buffers.pop()
+        return page_buffer(max(nbytes, _READ_BYTES))
 
-    def _give_back(self, buf: bytearray) -> None:
-        if len(self._buffers) < _READ_POOL:
+    def _give_back(self, buf: memoryview) -> None:
+        if len(buf) == _READ_BYTES and len(self._buffers) < _READ_POOL:
             self._buffers.append(buf)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
+from hammerfs.pages import page_buffer
 from tests.perf.bench_mount import BIG, ROUNDS, build, walk
 from tests.perf.table import Row, show
 
@@ -41,16 +42,16 @@ def walk_image(fs: HammerFS) -> int:
 def stream_image(fs: HammerFS) -> None:
     """The big file from end to end."""
     inode = fs.resolve(b"/big")
-    offset = 0
-    with memoryview(bytearray(1 << 20)) as buf:
-        while n := fs.readinto(inode, offset, buf):
-            offset += n
+    offset, buf = 0, page_buffer(1 << 20)
+    while n := fs.readinto(inode, offset, buf):
+        offset += n
     assert offset == BIG
 
 
 def stream_host(path: Path) -> None:
     """The same from the host's file system."""
-    with path.open("rb", buffering=0) as file, memoryview(bytearray(1 << 20)) as buf:
+    buf = page_buffer(1 << 20)
+    with path.open("rb", buffering=0) as file:
         while file.readinto(buf):
             pass
 
