@@ -178,17 +178,24 @@ class _ThreadLocalCpu(CurrentCpu):
 
 
 cpu = CurrentCpu()
+_local_users: list[None] = []  # one entry for each host that needs it
 
 
 def use_thread_local() -> None:
     """Give each OS thread its own current CPU (`ThreadHost`). Pair with `use_plain_slot`."""
-    _local.gd = cpu.gd
-    cpu.__class__ = _ThreadLocalCpu
+    if not _local_users:
+        _local.gd = cpu.gd
+        cpu.__class__ = _ThreadLocalCpu
+    _local_users.append(None)
 
 
 def use_plain_slot() -> None:
-    """Back to one current CPU for the process: what every host but `ThreadHost` uses."""
-    cpu.__class__ = CurrentCpu
+    """Undo `use_thread_local`; the last one brings back one current CPU for the process, the caller's."""
+    _local_users.pop()
+    if not _local_users:
+        gd = cpu.gd
+        cpu.__class__ = CurrentCpu
+        cpu.gd = gd
 
 
 def mycpu() -> GlobalData:

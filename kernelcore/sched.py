@@ -92,10 +92,10 @@ def assert_can_block(gd: GlobalData, what: str) -> None:
 
 def set_home(td: Thread, gd: GlobalData, pri: int) -> None:
     """Give `td`, which is on no queue, its CPU and priority, and with them its run queue."""
-    td.td_gd = gd
     td.td_pri = pri
     td.td_pribit = 1 << pri
     td.td_runq = gd.gd_runqs[pri]
+    td.td_gd = gd  # last: from now on the thread is that CPU's, which may be an OS thread of its own
 
 
 def enqueue(gd: GlobalData, td: Thread) -> None:
@@ -304,8 +304,8 @@ async def preempt_point() -> None:
 async def lwkt_setcpu_self(rgd: GlobalData) -> None:
     """Continue the running thread on CPU `rgd`. Its tokens are lost and re-acquired there.
 
-    Push protocol: the thread leaves everything of the old CPU and switches out; the old CPU then sends the new one an
-    IPI that takes it over and makes it ready.
+    Push protocol: the thread leaves everything of the old CPU and switches out; the old CPU then makes it the new
+    one's, as its last act on it, and sends an IPI that makes it ready there. So at any moment one CPU owns it.
 
     Raises:
         KernelPanic: the thread is fixed to its CPU.
@@ -331,16 +331,15 @@ async def lwkt_migratecpu(cpuid: int) -> None:
 
 
 def migrate_finish(td: Thread, _arg2: int) -> None:
-    """On the target CPU, by IPI: take over a thread that its old CPU has fully switched out."""
-    gd = cpu.gd
-    set_home(td, gd, td.td_pri)
-    td.td_migrate_gd = None
+    """On the target CPU, by IPI: make ready a thread that its old CPU has fully switched out and given over."""
     td.td_flags &= ~TDF_MIGRATING
-    enqueue(gd, td)
+    enqueue(cpu.gd, td)
 
 
 def lwkt_giveaway(td: Thread) -> None:
     """On the owner: let go of `td`, which another CPU then takes by `lwkt_acquire` (pull protocol).
+
+    Until it has been taken it belongs to nobody: nobody may schedule it or send to its port.
 
     Raises:
         KernelPanic: the caller is not on the thread's CPU, or the thread is fixed or already migrating.

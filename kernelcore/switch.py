@@ -27,7 +27,7 @@ from kernelcore.defs import (
 from kernelcore.globaldata import GlobalData
 from kernelcore.ipiq import send_ipiq
 from kernelcore.panic import KernelPanic, ThreadExit, thread_label
-from kernelcore.sched import dequeue, drop_exclreq, migrate_finish, tsleep_remove
+from kernelcore.sched import dequeue, drop_exclreq, migrate_finish, set_home, tsleep_remove
 from kernelcore.thread import Thread, finish_exit
 from kernelcore.token import switch_in
 from kernelcore.token_contended import getalltokens, relalltokens
@@ -94,16 +94,19 @@ def switched_out(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> in
         dequeue(gd, td)
     if domain.debug:
         domain.check_switch_out(gd, td)
-    gd.gd_curthread = gd.gd_idlethread
+    if (trap is TRAP_YIELD or trap is TRAP_PREEMPT) and td.td_flags & TDF_RUNQ:
+        td.td_runq.remove(td)
+        td.td_runq.append(td)
+    gd.gd_curthread = gd.gd_idlethread  # a thread that was given away is another CPU's from here on
     if trap is TRAP_BLOCK or trap is TRAP_SWITCH:
         return TRAP_SWITCH
     if trap is TRAP_YIELD or trap is TRAP_PREEMPT:
-        if td.td_flags & TDF_RUNQ:
-            td.td_runq.remove(td)
-            td.td_runq.append(td)
         return TRAP_YIELD
-    if trap is TRAP_MIGRATE and td.td_migrate_gd is not None:
-        send_ipiq(td.td_migrate_gd, migrate_finish, td)
+    target = td.td_migrate_gd
+    if trap is TRAP_MIGRATE and target is not None:
+        td.td_migrate_gd = None
+        set_home(td, target, td.td_pri)
+        send_ipiq(target, migrate_finish, td)
         return TRAP_MIGRATE
     return _bad_trap(gd, td, trap)
 
@@ -190,5 +193,8 @@ def _bad_trap(gd: GlobalData, td: Thread, trap: object) -> int:
 def abandon(td: Thread) -> None:
     """At the shutdown of a domain: close a body that will never run again."""
     if td.td_coro is not None:
-        td.td_coro.close()
+        try:
+            td.td_coro.close()
+        except Exception as exc:  # noqa: BLE001 - it has no caller, and the others must be closed as well
+            log.error("%s did not end when it was closed: %s", thread_label(td), exc)
     td.td_flags = td.td_flags & ~TDF_EXITING | TDF_DEAD

@@ -6,6 +6,7 @@ until it awaits something of the kernel core; what it yields to the run loop is 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from itertools import count
 from types import CoroutineType
@@ -48,6 +49,7 @@ __all__ = [
 Body: TypeAlias = Coroutine[Any, Any, Any] | Generator[Any, Any, Any]
 
 _tids = count(1)
+_first_hold = threading.Lock()  # two CPUs may hold a thread for the first time at once
 _UNSET: Final = object()
 
 
@@ -219,7 +221,9 @@ def lwkt_exit(value: object = None) -> None:
 def lwkt_hold(td: Thread, holder: object) -> None:
     """Keep `td` from exiting completely; `holder` names the hold and must be used once at a time."""
     if td.td_holds is None:
-        td.td_holds = {}
+        with _first_hold:
+            if td.td_holds is None:
+                td.td_holds = {}
     if holder in td.td_holds:
         raise KernelPanic(f"{thread_label(td)} is already held by {holder!r}")
     td.td_holds[holder] = None

@@ -67,9 +67,10 @@ class ContendedToken(Token):
         if not toks or toks[-1].tr_tok is not self:
             self.refuse_rel(td)
         toks.pop()
-        with self.t_lock:
-            self.drop(td)
-        td.td_toks_have = len(toks)
+        if td.td_toks_have > len(toks):  # not so where a thread that is switched out is closed
+            with self.t_lock:
+                self.drop(td)
+            td.td_toks_have = len(toks)
 
     async def aget(self) -> None:
         """Take it exclusively, switching while somebody else runs with it."""
@@ -164,7 +165,8 @@ class ContendedToken(Token):
 
     def collide(self, gd: GlobalData) -> None:
         """Count a failed attempt on CPU `gd`."""
-        self.t_collisions += 1
+        with self.t_lock:
+            self.t_collisions += 1
         gd.gd_cnt.v_lock_colls += 1
         gd.gd_cnt.v_lock_name = self.t_desc
 

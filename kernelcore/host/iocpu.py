@@ -8,17 +8,16 @@ is idle: it says so first and looks at its queue again then, so no request is ov
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kernelcore.host.bell import Bell
 from kernelcore.host.domain import Domain
 from kernelcore.msg import EASYNC, LwktMsg
 from kernelcore.msgport import domsg, initmsg, lwkt_port, replymsg
-from kernelcore.panic import KernelPanic
+from kernelcore.panic import KernelPanic, WrongContext
 from kernelcore.port import Port, PutOnlyPort
 
 T = TypeVar("T")
@@ -43,11 +42,16 @@ class IoCpu:
     """One OS thread for I/O.
 
     Args:
-        domain: Whose threads it serves.
+        domain: Whose threads it serves: one that lives on one OS thread.
         name: For messages and statistics.
+
+    Raises:
+        WrongContext: The CPUs of the domain run side by side.
     """
 
     def __init__(self, domain: Domain, name: str = "iocpu") -> None:
+        if domain.contended:
+            raise WrongContext(f"I/O CPU '{name}' serves domains of one OS thread, not '{domain.name}'")
         self.name = name
         self.port = PutOnlyPort(self._put, name=name)
         """Messages (`IoMsg`) sent here are replied to when their call has returned."""
@@ -62,7 +66,7 @@ class IoCpu:
         self._idle = False
         self._stopped = False
         self._free: list[IoMsg] = []
-        self._bell = _Bell()
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -156,27 +160,6 @@ class IoCpu:
             if not self._armed:
                 self._armed = True
                 self._domain.post(self._complete)
-
-
-class _Bell:
-    """Wakes one OS thread: an eventfd, or a pipe where there is none."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC)
-        else:
-            self._read, self._write = os.pipe()
-
-    def ring(self) -> None:
-        os.write(self._write, b"\1\0\0\0\0\0\0\0")
-
-    def wait(self) -> None:
-        with contextlib.suppress(InterruptedError):
-            os.read(self._read, 8)
-
-    def close(self) -> None:
-        for fd in {self._read, self._write}:
-            os.close(fd)
 
 
 def _nothing() -> None:
