@@ -55,7 +55,7 @@ from hammerfs.const import (
     ZONE_UNDO,
 )
 from hammerfs.crc import CrcRule
-from hammerfs.errors import UsageError
+from hammerfs.errors import InvalidError, UsageError
 from hammerfs.ondisk.blockmap import LAYER1_SIZE, LAYER2_SIZE, Layer1, Layer2, ZoneDesc
 from hammerfs.ondisk.fifo import encode_dummy
 from hammerfs.ondisk.node import LeafElm, NodeHead, NodeOndisk
@@ -189,7 +189,8 @@ def plan(params: Params) -> Layout:
     """Lay out a file system.
 
     Raises:
-        UsageError: the parameters cannot be formatted: a volume is too small, a size out of range, the label too long.
+        UsageError: a size is out of range, the label too long, there are too many volumes.
+        InvalidError: a volume is too small; its `volume` is the number.
     """
     _check(params)
     rule = CrcRule(params.version)
@@ -202,9 +203,9 @@ def plan(params: Params) -> Layout:
     used = 1 + len(spans[0]) + undo_bigblocks + 2
     if first is None or used > first.limit:
         needed = root.vol_buf_beg + used * BIGBLOCK_SIZE
-        raise UsageError(
-            f"volume 0 is too small: freemap, FIFO and root directory need {needed} bytes, it has"
-            f" {params.volume_sizes[0]}"
+        raise InvalidError(
+            f"is too small: freemap, FIFO and root directory need {needed} bytes, it has {params.volume_sizes[0]}",
+            volume=ROOT_VOLUME,
         )
     first_undo = 1 + len(spans[0])
     for index in range(first_undo, first_undo + undo_bigblocks):
@@ -240,7 +241,7 @@ def _header(params: Params, vol_no: int, size: int) -> VolumeOndisk:
     mem_beg = VOL_HEADER_AREA + params.boot_area
     buf_beg = mem_beg + params.memory_log
     if size & ~BUFMASK < buf_beg + BIGBLOCK_SIZE:
-        raise UsageError(f"volume {vol_no} is too small: {size} bytes hold no big-block")
+        raise InvalidError(f"is too small: {size} bytes hold no big-block", volume=vol_no)
     header = VolumeOndisk(
         vol_bot_beg=VOL_HEADER_AREA,
         vol_mem_beg=mem_beg,

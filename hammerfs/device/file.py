@@ -98,6 +98,23 @@ class FileDevice(Device):
         except OSError as err:
             raise self._failed("look for data", begin, err) from None
 
+    def remake(self, size: int) -> None:
+        """Drop all contents of a regular file and give it `size` bytes of zeros (a hole), under the lock it holds.
+
+        Only for its first user, before anybody has taken note of its size.
+
+        Raises:
+            DeviceError: The host can't, or this is no regular file.
+            ReadOnlyError: It was opened for reading.
+        """
+        self._check_write(0, 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, size)
+        except OSError as err:
+            raise host_error(f"can't be made {size} bytes long", self.name, err) from None
+        self.size = size
+
     def _close(self) -> None:
         os.close(self._fd)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hammerfs.const import BIGBLOCK_SIZE, LAYER1_SPAN, OFF_LONG_MASK, ZONE_FREE
-from hammerfs.errors import UsageError
+from hammerfs.errors import InvalidError, UsageError
 from hammerfs.ondisk.blockmap import decode_layer1_table, decode_layer2_table
 from hammerfs.ondisk.records import InodeData
 from hammerfs.ondisk.volume import VolumeOndisk
@@ -102,7 +102,7 @@ def test_smallest_volume() -> None:
     """Freemap (2), FIFO (1) and root directory (2): five big-blocks, and not a buffer less."""
     smallest = 557056 + 5 * BIGBLOCK_SIZE
     assert make(smallest).headers[0].vol0_stat_freebigblocks == 0
-    with pytest.raises(UsageError, match="volume 0 is too small"):
+    with pytest.raises(InvalidError, match="volume 0: is too small"):
         make(smallest - 16384)
 
 
