@@ -2,6 +2,8 @@
 
 Inner nodes are decoded when they are loaded; a leaf is searched in its raw bytes the first time and decoded when it is
 hit again, because the decoded list costs more memory than the node.
+
+What changes a node (modify.py) writes its bytes and what is decoded of it together: they agree between any two calls.
 """
 
 from __future__ import annotations
@@ -11,18 +13,29 @@ from bisect import bisect_left, bisect_right
 
 from hammerfs.buffer import Buffer
 from hammerfs.cache import BufferCache
-from hammerfs.const import BTREE_TYPE_LEAF, BUFMASK, ELM_SIZE, NODE_HEADER, NODE_SIZE, TID_INFINITE, ZONE_BTREE
+from hammerfs.const import (
+    BTREE_TYPE_LEAF,
+    BUFMASK,
+    ELM_SIZE,
+    NODE_HEADER,
+    NODE_SIZE,
+    TID_INFINITE,
+    ZONE_BTREE,
+)
 from hammerfs.crc import CrcRule
 from hammerfs.errors import CorruptError
 from hammerfs.keys import Key
-from hammerfs.ondisk.node import INTERNAL_ELM, LEAF_ELM, LeafElm, decode_keys, verify_node
+from hammerfs.ondisk.node import INTERNAL_ELM, LEAF_ELM, LeafElm, NodeHead, decode_keys, verify_node
 
 _RAW_KEY = struct.Struct("<qqQ8xHxxI")
 assert _RAW_KEY.size == 40
 _KEY_BYTES = 176
 """Memory of one decoded key: the tuple and the integers that are not small, by resident size."""
-_NODE_BYTES = 400
+_KID_BYTES = 48
+"""Memory of a child: its place in two lists and the address."""
+_NODE_BYTES = 440
 _EMPTY = memoryview(b"")
+_NO_SPAN = -1
 
 
 class Node:
@@ -31,20 +44,40 @@ class Node:
     Args:
         off: Zone-8 address.
         buf: Its buffer.
-        count: Elements, without the right boundary.
-        is_leaf: Leaf or internal.
+        head: Its first 64 bytes, decoded.
         left: Lowest key that belongs below this node, by its parent.
         right: First key that does not.
     """
 
-    __slots__ = ("_hits", "buf", "count", "is_leaf", "keys", "kids", "left", "live", "off", "raw", "right")
+    __slots__ = (
+        "_hits",
+        "appended",
+        "buf",
+        "cost",
+        "count",
+        "is_leaf",
+        "keys",
+        "kids",
+        "left",
+        "live",
+        "mirror_tid",
+        "mv",
+        "off",
+        "raw",
+        "right",
+        "span",
+    )
 
-    def __init__(self, off: int, buf: Buffer, *, count: int, is_leaf: bool, left: Key, right: Key) -> None:
+    def __init__(self, off: int, buf: Buffer, head: NodeHead, left: Key, right: Key) -> None:
         self.off = off
         self.buf = buf
         self.raw = buf.ro[off & BUFMASK : (off & BUFMASK) + NODE_SIZE]
-        self.count = count
-        self.is_leaf = is_leaf
+        self.mv = _EMPTY
+        """The same bytes, writable, from a change on until the checksum is made; empty otherwise."""
+        self.count = head.count
+        """Elements, without the right boundary."""
+        self.is_leaf = head.type == BTREE_TYPE_LEAF
+        self.mirror_tid = head.mirror_tid
         self.left = left
         self.right = right
         self.live = True
@@ -52,14 +85,28 @@ class Node:
         """Sort keys; of an internal node including its right boundary; empty while a leaf is not decoded."""
         self.kids: list[Node | int] = []
         """Children of an internal node: the address until loaded."""
+        self.span = _NO_SPAN
+        """UNDO span in which its former bytes were saved, or in which it was allocated."""
+        self.appended = False
+        """It was split where its last element is; the next time it is split in the middle."""
+        self.cost = 0
+        """What the cache counts for it, see `charge`."""
         self._hits = 0
 
     def detach(self) -> None:
         """The buffer goes: let go of its memory."""
         self.live = False
         self.raw = _EMPTY
+        self.mv = _EMPTY
         self.keys = []
         self.kids = []
+
+    def charge(self, cache: BufferCache) -> None:
+        """Have the cache count what the node takes by now."""
+        each = _KEY_BYTES if self.is_leaf else _KEY_BYTES + _KID_BYTES
+        cost = _NODE_BYTES + len(self.keys) * each
+        more, self.cost = cost - self.cost, cost
+        cache.charge(self.buf, more)
 
     def elm(self, i: int) -> LeafElm:
         """Element `i` of a leaf."""
@@ -69,6 +116,10 @@ class Node:
         """Elements first..end-1 of a leaf, decoded: they stay good when the node goes."""
         body = self.raw[NODE_HEADER + first * ELM_SIZE : NODE_HEADER + end * ELM_SIZE]
         return [LeafElm._make(fields) for fields in LEAF_ELM.iter_unpack(body)]
+
+    def key_at(self, i: int) -> Key:
+        """Sort key of element `i`."""
+        return self.keys[i] if self.keys else raw_key(self.raw, i)
 
     def leaf_left(self, key: Key, cache: BufferCache) -> int:
         """Index of the first element of a leaf that is not below `key`."""
@@ -90,7 +141,7 @@ class Node:
         keys = decode_keys(self.raw[NODE_HEADER : NODE_HEADER + self.count * ELM_SIZE])
         check_order(keys, self.off)
         self.keys = keys
-        cache.charge(self.buf, self.count * _KEY_BYTES)
+        self.charge(cache)
         return True
 
     def _raw_index(self, key: Key, *, inclusive: bool) -> int:
@@ -148,20 +199,31 @@ def load_node(cache: BufferCache, rule: CrcRule, off: int, left: Key, right: Key
     if node is None:
         raw = buf.ro[off & BUFMASK : (off & BUFMASK) + NODE_SIZE]
         head = verify_node(raw, rule, off)
-        node = Node(off, buf, count=head.count, is_leaf=head.type == BTREE_TYPE_LEAF, left=left, right=right)
+        node = Node(off, buf, head, left, right)
         _check_range(node, left, right)
-        cost = _NODE_BYTES
         if not node.is_leaf:
             _decode_internal(node)
-            cost += node.count * (_KEY_BYTES + 48)
-        if buf.nodes is None:
-            buf.nodes = {}
-        buf.nodes[off] = node
-        cache.charge(buf, cost)
+        adopt_node(cache, node)
     elif node.left != left or node.right != right:
         _check_range(node, left, right)
         node.left, node.right = left, right
     return node
+
+
+def adopt_node(cache: BufferCache, node: Node) -> None:
+    """Hang a node on its buffer, to be found by its address."""
+    if node.buf.nodes is None:
+        node.buf.nodes = {}
+    node.buf.nodes[node.off] = node
+    node.charge(cache)
+
+
+def forget_node(cache: BufferCache, node: Node) -> None:
+    """Undo `adopt_node`: the tree does not lead to this node any more."""
+    if node.buf.nodes is not None:
+        del node.buf.nodes[node.off]
+    cache.charge(node.buf, -node.cost)
+    node.detach()
 
 
 def _decode_internal(node: Node) -> None:

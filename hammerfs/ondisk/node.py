@@ -57,6 +57,12 @@ class BaseElm(NamedTuple):
         return self.localization, self.obj_id, self.rec_type, self.key, self.create_tid or TID_INFINITE
 
 
+ROOT_LEFT = BaseElm(-(1 << 63), -(1 << 63), 1, 1, 0, 0, 0, 0)
+"""Left boundary of the whole tree, as a root stores it."""
+ROOT_RIGHT = BaseElm((1 << 63) - 1, (1 << 63) - 1, (1 << 64) - 1, 0, 0xFFFF, 0, 0, 0xFFFFFFFF)
+"""Right boundary of the whole tree, exclusive."""
+
+
 class InternalElm(NamedTuple):
     """Element of an internal node: a left boundary and the child right of it."""
 
