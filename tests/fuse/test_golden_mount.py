@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,46 @@ def test_every_tree(golden: GoldenStore, mounted: Mounter, name: str) -> None:
                 slave = tree[0]["pfs"] != 0 and not past and _is_slave(image, root)
                 head = not past and not slave
                 compare(tree_path(mount, root), tree, head=head, numbers=root == "/", times=times)
+
+
+OTHER_TREES = [name for name in golden_names() if not name.startswith(("crash-", "fresh-", "dragonfly-"))]
+
+
+@pytest.mark.parametrize("name", OTHER_TREES)
+def test_every_tree_mounted_itself(golden: GoldenStore, mounted: Mounter, name: str) -> None:
+    """A past or a PFS that is the mount's own tree shows object ids as inode numbers."""
+    image = golden[name]
+    for root, tree in trees(image)[0].items():
+        match = re.search(r"/@@(0x[0-9a-f]{16})(:\d{5})?\Z", root)
+        pfs_id = tree[0]["pfs"]
+        if root == "/":
+            continue
+        words = ["ro"] + ([f"pfs={pfs_id}"] if pfs_id else []) + ([f"asof={match[1]}"] if match else [])
+        head = match is None and not _is_slave(image, root)
+        with mounted(image.spec, ",".join(words)) as mount:
+            compare(mount.root, tree, head=head, numbers=True, times=True)
+
+
+_ELM = re.compile(
+    r"ELM +\d+ R lo=(\w{4})\w{4} objid=(\w{16}) rt=10 key=\w{16} tid=\w{16}\n +. del=0{16} .*?dataoff=\w{16}/(\d+)"
+)
+
+
+@pytest.mark.parametrize("name", ["basic-v1", "basic-v7", "pfs-mirror", "nohistory"])
+def test_blocks_are_what_the_recorded_show_lists(golden: GoldenStore, mounted: Mounter, name: str) -> None:
+    image = golden[name]
+    shown = image.text("show")
+    assert shown is not None
+    held: dict[int, int] = defaultdict(int)
+    for pfs, obj_id, nbytes in _ELM.findall(shown):
+        if pfs == "0000":
+            held[int(obj_id, 16)] += int(nbytes)
+    assert held
+    with mounted(image.spec) as mount:
+        files = [found for _, found, _ in walk(mount.root) if stat.S_ISREG(found.st_mode)]
+        assert {found.st_ino: found.st_blocks for found in files} == {
+            found.st_ino: -(-held[found.st_ino] // 512) for found in files
+        }
 
 
 def _is_slave(image: GoldenImage, root: str) -> bool:
