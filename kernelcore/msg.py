@@ -21,7 +21,6 @@ MSGF_REPLY: Final = 0x0002
 MSGF_QUEUED: Final = 0x0004
 MSGF_SYNC: Final = 0x0008
 MSGF_INTRANSIT: Final = 0x0010
-MSGF_WAITING: Final = 0x0020
 MSGF_DROPABLE: Final = 0x0040
 MSGF_ABORTABLE: Final = 0x0080
 MSGF_PRIORITY: Final = 0x0100
@@ -35,10 +34,12 @@ ENOENT: Final = errno.ENOENT
 class LwktMsg:
     """A message. Subclass it, with slots, to carry a payload; keep and reuse one rather than allocate.
 
-    `ms_error` is the result; `ms_abortfn` and `ms_receiptfn` are called with the message.
+    `ms_error` is the result; `ms_abortfn` and `ms_receiptfn` are called with the message. `ms_waiting` says that a
+    thread sleeps on the message itself. DragonFly keeps that among the flags, but it is the one that the originator
+    sets while the target owns the message, and changing a flag is no single step here.
     """
 
-    __slots__ = ("ms_abortfn", "ms_error", "ms_flags", "ms_receiptfn", "ms_reply_port", "ms_target_port")
+    __slots__ = ("ms_abortfn", "ms_error", "ms_flags", "ms_receiptfn", "ms_reply_port", "ms_target_port", "ms_waiting")
 
     def __init__(self, reply_port: Port | None = None, flags: int = 0) -> None:
         self.ms_target_port: Port | None = None
@@ -47,6 +48,7 @@ class LwktMsg:
         self.ms_error = 0
         self.ms_abortfn: Callable[[Any], object] | None = None
         self.ms_receiptfn: Callable[[Any], object] | None = None
+        self.ms_waiting = False  # under the lock of the reply port
 
     @property
     def is_done(self) -> bool:

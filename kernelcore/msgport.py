@@ -27,7 +27,6 @@ from kernelcore.msg import (
     MSGF_REPLY,
     MSGF_SYNC,
     MSGF_USER_MASK,
-    MSGF_WAITING,
     LwktMsg,
     abortmsg,
 )
@@ -58,7 +57,6 @@ __all__ = [
     "MSGF_REPLY",
     "MSGF_SYNC",
     "MSGF_USER_MASK",
-    "MSGF_WAITING",
     "LwktMsg",
     "NullReplyPort",
     "PanicPort",

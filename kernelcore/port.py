@@ -28,7 +28,6 @@ from kernelcore.msg import (
     MSGF_RECEIPT,
     MSGF_REPLY,
     MSGF_SYNC,
-    MSGF_WAITING,
     LwktMsg,
     abortmsg,
 )
@@ -107,16 +106,23 @@ class Port:
 
     def enqueue_msg(self, msg: LwktMsg) -> None:
         """Link `msg`, and give the receipt that was asked for."""
+        self._link(msg, MSGF_QUEUED)
+        if msg.ms_flags & MSGF_RECEIPT:
+            msg.ms_flags &= ~MSGF_RECEIPT
+            if msg.ms_receiptfn is not None:
+                msg.ms_receiptfn(msg)
+
+    def enqueue_reply(self, msg: LwktMsg) -> None:
+        """Link the reply `msg`: done from now on. A reply gives no receipt."""
+        self._link(msg, MSGF_QUEUED | _REPLIED)
+
+    def _link(self, msg: LwktMsg, set_flags: int) -> None:
         flags = msg.ms_flags
-        msg.ms_flags = (flags | MSGF_QUEUED) & _LANDED
+        msg.ms_flags = (flags | set_flags) & _LANDED
         queue = self.mp_pri if flags & MSGF_PRIORITY else self.mp_queue
         if queue and len(queue) >= self.mpu_max:
             self.mpu_max = len(queue) + 1
         queue.append(msg)
-        if flags & MSGF_RECEIPT:
-            msg.ms_flags &= ~MSGF_RECEIPT
-            if msg.ms_receiptfn is not None:
-                msg.ms_receiptfn(msg)
 
     def unlink_msg(self, msg: LwktMsg) -> None:
         """Take a queued message off this port."""
@@ -182,8 +188,7 @@ class ThreadPort(Port):
         if msg.ms_flags & MSGF_SYNC:
             msg.ms_flags = (msg.ms_flags | _REPLIED) & _LANDED
         else:
-            self.enqueue_msg(msg)
-            msg.ms_flags |= _REPLIED
+            self.enqueue_reply(msg)
         if self.mpu_waiting:
             self.mpu_waiting = False
             enqueue(gd, td)
@@ -304,14 +309,14 @@ class SpinPort(Port):
         with self.mpu_spin:
             self.mpu_replies += 1
             if msg.ms_flags & MSGF_SYNC:
-                # The waker clears WAITING, under the lock: a sleeper that did so could wipe out
+                # The waker clears the mark, under the lock: a sleeper that did so could wipe out
                 # the mark of a wakeup that is still to come.
                 ident: object = msg
-                waiting = msg.ms_flags & MSGF_WAITING
-                msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_WAITING
-            else:
-                self.enqueue_msg(msg)
+                waiting: int = msg.ms_waiting
+                msg.ms_waiting = False
                 msg.ms_flags |= _REPLIED
+            else:
+                self.enqueue_reply(msg)
                 ident = self
                 waiting = self.mpu_waiters
         if waiting:
@@ -343,7 +348,7 @@ class SpinPort(Port):
         self.mpu_spin.lock()
         while not msg.ms_flags & MSGF_DONE:
             if msg.ms_flags & MSGF_SYNC:
-                msg.ms_flags |= MSGF_WAITING
+                msg.ms_waiting = True
                 error = await ssleep(msg, self.mpu_spin, flags, "waitmsg")
             else:
                 self.mpu_waiters += 1
@@ -388,13 +393,13 @@ class SerializePort(Port):
         self.mpu_serializer.assert_held()
         self.mpu_replies += 1
         if msg.ms_flags & MSGF_SYNC:
-            waiting = msg.ms_flags & MSGF_WAITING
-            msg.ms_flags = (msg.ms_flags | _REPLIED) & ~MSGF_WAITING
+            waiting = msg.ms_waiting
+            msg.ms_waiting = False
+            msg.ms_flags |= _REPLIED
             if waiting:
                 wakeup(msg)
             return
-        self.enqueue_msg(msg)
-        msg.ms_flags |= _REPLIED
+        self.enqueue_reply(msg)
         if self.mpu_waiters:
             wakeup(self)
 
@@ -418,7 +423,7 @@ class SerializePort(Port):
         self.mpu_serializer.assert_held()
         while not msg.ms_flags & MSGF_DONE:
             if msg.ms_flags & MSGF_SYNC:
-                msg.ms_flags |= MSGF_WAITING
+                msg.ms_waiting = True
                 error = await zsleep(msg, self.mpu_serializer, flags, "waitmsg")
             else:
                 self.mpu_waiters += 1

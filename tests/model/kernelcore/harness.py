@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from kernelcore.globaldata import cpu
-from kernelcore.host.sim import STRATEGIES, SimHost
+from kernelcore.globaldata import GlobalData, cpu
+from kernelcore.host.sim import STRATEGIES, SimDeadlock, SimHost
 from kernelcore.thread import Thread
+from tests.model.kernelcore.mutate import windows
 
 C = TypeVar("C")
 
@@ -69,16 +71,42 @@ def search(check: Callable[[C], object], cases: st.SearchStrategy[C], examples: 
 
 
 class CheckedHost(SimHost):
-    """The simulator, remembering its threads so that a failed run leaves no half-run coroutine behind."""
+    """The simulator, with checks of the test's own after each step.
+
+    It remembers its threads so that a failed run leaves no half-run coroutine behind.
+    """
 
     def __init__(self, sim: Sim, **kwargs: Any) -> None:
         super().__init__(sim.ncpus, sim.seed, sim.strategy, **kwargs)
         self.spawned: list[Thread] = []
+        self.watches: list[Callable[[], object]] = []
+        self.live = False
+        self.window_rng = Random(sim.seed)
 
     def spawn(self, func: Callable[..., object], *args: Any, cpu_id: int = -1, **kwargs: Any) -> Thread:
         td = super().spawn(func, *args, cpu_id=cpu_id, **kwargs)
         self.spawned.append(td)
         return td
+
+    def run_to_end(self, rule: str) -> None:
+        """Run until every thread has ended; that it never does breaks `rule`."""
+        self.live = True
+        try:
+            self.run_sim()
+        except SimDeadlock as stuck:
+            raise Broken(f"{rule}: {stuck}") from stuck
+        finally:
+            self.live = False
+
+    def _step(self, gd: GlobalData) -> None:
+        super()._step(gd)
+        for watch in self.watches:
+            watch()
+
+    def window(self) -> None:
+        """In code that another CPU may interrupt: let others run, one time in four."""
+        if self.live and cpu.gd.gd_domain is self and self.window_rng.random() < 0.25:
+            self.spin(cpu.gd)
 
     def put_away(self) -> None:
         """Close whatever has not ended; a failed run leaves it in any state, so nothing it says counts any more."""
@@ -94,11 +122,20 @@ class CheckedHost(SimHost):
 
 
 @contextmanager
-def simulate(sim: Sim, max_steps: int = 20_000, **kwargs: Any) -> Iterator[CheckedHost]:
-    """A simulator for one case."""
-    host = CheckedHost(sim, max_steps=max_steps, **kwargs)
+def simulate(sim: Sim, max_steps: int = 20_000, fine: tuple[Any, ...] = (), **kwargs: Any) -> Iterator[CheckedHost]:
+    """A simulator for one case.
+
+    Args:
+        sim: the machine.
+        max_steps: what takes longer hangs.
+        fine: functions in which other CPUs may run between any two statements. The rules that hold between steps say
+            nothing about the middle of a step, so they are not checked then.
+        kwargs: of the simulator.
+    """
+    host = CheckedHost(sim, max_steps=max_steps, check=not fine, **kwargs)
     try:
-        yield host
+        with windows(fine, host.window):
+            yield host
     finally:
         host.put_away()
 
