@@ -28,8 +28,8 @@ log = logging.getLogger("hammerfs")
 
 FOR_EVER = 1e9
 """Seconds the kernel may keep what never changes."""
-_PAGE = 256
-"""Entries of a directory made ready at a time."""
+_PAGE = 64
+"""Entries of a directory made ready at a time: some milliseconds' work where nothing of them is cached."""
 _LISTED = 20_000
 """Entries of directories kept ready in all."""
 _NAMES = 20_000
