@@ -190,6 +190,24 @@ class ReadOnlyError(HammerError):
     errno = _errno.EROFS
 
 
+class NotPermitted(HammerError, PermissionError):
+    """The flags of the object forbid it (immutable, append-only), or nobody may do that."""
+
+    errno = _errno.EPERM
+
+
+class NotEmpty(HammerError):
+    """A directory that holds entries can't be removed or replaced."""
+
+    errno = _errno.ENOTEMPTY
+
+
+class FileTooBig(HammerError):
+    """Beyond the last byte a file can have."""
+
+    errno = _errno.EFBIG
+
+
 class CrossPfsError(HammerError):
     """A link or rename between two PFSs."""
 
@@ -200,6 +218,10 @@ class NoSpace(HammerError):
     """No space left, or none that the operation may use."""
 
     errno = _errno.ENOSPC
+
+
+class FifoFull(NoSpace):
+    """The UNDO FIFO can't take more records before its start has moved on the media."""
 
 
 class ClosedError(HammerError):
