@@ -252,12 +252,15 @@ async def lwkt_switch() -> None:
 
 
 async def lwkt_yield() -> None:
-    """Run pending work; if another thread should get its turn, go behind the equals and switch. Cheap in a loop."""
+    """Run pending work; if another thread should get its turn, go behind the equals and switch. Cheap in a loop.
+
+    Others get their turn when a better one has become ready, and when the time of the pump, or the tick, is over.
+    """
     gd = cpu.gd
     td = gd.gd_curthread
     if not td.td_critcount and (gd.gd_ipimask or gd.gd_reqflags):
         splz()
-    if gd.gd_resched:
+    if gd.gd_resched or gd.gd_domain.pump_expired():
         assert_can_block(gd, "lwkt_yield")
         gd.gd_resched = False
         await YIELD

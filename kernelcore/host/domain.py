@@ -9,6 +9,7 @@ Subclasses say what to do when idle and how a foreign OS thread wakes the domain
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 import weakref
@@ -30,11 +31,12 @@ from kernelcore.defs import (
     TRAP_YIELD,
 )
 from kernelcore.globaldata import GlobalData, cpu
+from kernelcore.host.gilprobe import GilProbe
 from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
 from kernelcore.sched import OFF_RUNQ, enqueue_first, set_home
 from kernelcore.switch import abandon, resume, switched_out, thread_raised
-from kernelcore.thread import Thread
+from kernelcore.thread import Body, Thread
 from kernelcore.token import CheckedToken, Token, switch_in
 
 T = TypeVar("T")
@@ -85,16 +87,21 @@ class Domain:
         self.last_overrun: Thread | None = None  # ran last when the pump's time was over
         self.outstanding = 0  # requests under way on I/O CPUs; they will post
         self.syscalls = 0
+        self.pumps = 0  # runs of the pump
+        self.stalls = 0  # pumps and requests that kept the host waiting for too long
+        self.gil = GilProbe()
         self.gds = [GlobalData(self, n, ncpus) for n in range(ncpus)]
         for gd in self.gds:
             gd.gd_ipiq = [Ipiq(self.ipiq_bounded) for _ in range(ncpus)]
             gd.gd_idlethread = gd.gd_curthread = Thread(gd, f"idle_{gd.gd_cpuid}", 0, TDF_IDLE)
         self._next_cpu = 0
         self._running = False
-        self._deadline = 0.0  # when the pump's present budget ends
+        self._began = 0.0  # when the present budget, of the pump or of a request's first step, began
+        self._deadline = math.inf  # and when it ends
         self._posted: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._free_threads: list[Thread] = []
-        self._after_reply: list[Callable[[], object]] = []
+        self._releases: dict[Thread, list[Callable[[], object]]] = {}  # of requests under way
+        self._after_reply: list[Callable[[], object]] = []  # of requests whose replies are on their way out
         self._dropped_coroutine: KernelPanic | None = None
         cpu.gd = self.gds[0]
 
@@ -110,7 +117,9 @@ class Domain:
             raise KernelPanic(f"run() of domain '{self.name}' is not re-entrant")
         self._running = True
         entered_from = cpu.gd
-        self._deadline = self.clock() + seconds
+        self.pumps += 1
+        self.last_overrun = None
+        self._start_budget(seconds)
         try:
             with self._watch_coroutines():
                 return self._pump(switches)
@@ -186,6 +195,10 @@ class Domain:
                 return True
         return False
 
+    def _start_budget(self, seconds: float) -> None:
+        self._began = now = self.clock()
+        self._deadline = now + seconds
+
     def pump_expired(self) -> bool:
         """Whether the pump's time is over, so that a long thread should yield to the host."""
         return self.clock() > self._deadline
@@ -197,16 +210,22 @@ class Domain:
 
     def has_work(self) -> bool:
         """Whether `run` would find something to do now."""
-        return bool(self._posted) or any(gd.gd_runmask or gd.gd_ipimask or gd.gd_reqflags & 3 for gd in self.gds)
+        if self._posted:
+            return True
+        for gd in self.gds:  # noqa: SIM110 - asked after every request: a generator costs more than the answer
+            if gd.gd_runmask or gd.gd_ipimask or gd.gd_reqflags:
+                return True
+        return False
 
     # ------------------------------------------------------------ system calls
 
-    def borrow(self, body: object, name: str = "syscall") -> Thread:
+    def borrow(self, body: Body, name: str = "syscall") -> Thread:
         """Take a thread structure for a request and give it its coroutine; it is on no queue yet."""
         gd = self.gds[0]
         if self._free_threads:
             td = self._free_threads.pop()
             set_home(td, gd, KERN_DAEMON)
+            td.td_comm = name
             td.td_result = td.td_exc = None
             td.td_sig = 0
         else:
@@ -217,7 +236,9 @@ class Domain:
         return td
 
     def give_back(self, td: Thread) -> None:
-        """Return a borrowed structure whose body has ended."""
+        """Return a borrowed structure whose body has ended; the reply goes out before the host does anything else."""
+        if self._releases:
+            self._reply_follows(td)
         td.td_gd.gd_tdallq.pop(td, None)
         td.td_flags = TDF_SYSCALL
         td.td_coro = None
@@ -225,7 +246,7 @@ class Domain:
         if td.td_refs == 0:
             self._free_threads.append(td)
 
-    def enter_syscall(self, body: object, name: str = "syscall") -> Thread:
+    def enter_syscall(self, body: Body, name: str = "syscall") -> Thread:
         """Drive the coroutine of a request up to its first block, inline, on CPU 0; `is_done` tells if that was all.
 
         Raises:
@@ -235,8 +256,10 @@ class Domain:
         if self._after_reply:
             self._release_after_reply()
         if self._running or gd.gd_curthread is not gd.gd_idlethread:
-            raise WrongContext(f"a system call from within {thread_label(gd.gd_curthread)}")
+            body.close()
+            raise WrongContext(f"system call '{name}' from within {thread_label(cpu.gd.gd_curthread)}")
         cpu.gd = gd
+        self._start_budget(PUMP_SECONDS)
         td = self.borrow(body, name)
         td.td_on_exit = _keep_exception
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
@@ -258,9 +281,10 @@ class Domain:
         gd = self.gds[0]
         if self._after_reply:
             self._release_after_reply()
-        if gd.gd_curthread is not gd.gd_idlethread:
-            raise WrongContext(f"a system call from within {thread_label(gd.gd_curthread)}")
+        if self._running or gd.gd_curthread is not gd.gd_idlethread:
+            raise WrongContext(f"a system call from within {thread_label(cpu.gd.gd_curthread)}")
         cpu.gd = gd
+        self._start_budget(PUMP_SECONDS)
         free = self._free_threads
         td = free.pop() if free else Thread(gd, "syscall", KERN_DAEMON, TDF_SYSCALL)
         td.td_gd = gd
@@ -270,21 +294,47 @@ class Domain:
             return fn(*args)
         finally:
             gd.gd_curthread = gd.gd_idlethread
+            if self._releases:
+                self._reply_follows(td)
+            free.append(td)
             if td.td_toks or td.td_critcount:
                 self._plain_left_behind(td)
-            free.append(td)
-            if gd.gd_runmask or gd.gd_ipimask:
+            if gd.gd_runmask or (gd.gd_other_cpus and self.has_work()):
                 self.kick()
 
     def _plain_left_behind(self, td: Thread) -> None:
         what = f"token '{td.td_toks[-1].tr_tok.t_desc}'" if td.td_toks else "a critical section"
         td.td_toks.clear()
         td.td_critcount = 0
-        raise KernelPanic(f"a plain system call ended holding {what}")
+        raise KernelPanic(f"a plain system call, {thread_label(td)}, ended holding {what}")
 
     def release_after_reply(self, release: Callable[[], object]) -> None:
-        """Call `release` at the next entry: for a buffer whose view is on its way out as a reply."""
-        self._after_reply.append(release)
+        """Call `release` when the reply of the running request has gone out: for a buffer, a view of which is in it.
+
+        Called by a request's thread, however long that still runs; or by whoever made the request, before it replies
+        without another suspension.
+
+        Raises:
+            WrongContext: the running thread serves no request.
+        """
+        td = cpu.gd.gd_curthread
+        if td.td_flags & TDF_SYSCALL:
+            self._releases.setdefault(td, []).append(release)
+        elif td.td_flags & TDF_IDLE:
+            self._after_reply.append(release)
+            self._replies_wait()
+        else:
+            raise WrongContext(f"release_after_reply by {thread_label(td)}, which serves no request")
+
+    def _reply_follows(self, td: Thread) -> None:
+        """The request of `td` returns to its caller, which replies before anything else of this domain runs."""
+        items = self._releases.pop(td, None)
+        if items:
+            self._after_reply += items
+            self._replies_wait()
+
+    def _replies_wait(self) -> None:
+        """Something is to be released after a reply: at the next entry; a host that may be idle for long sees to it."""
 
     def _release_after_reply(self) -> None:
         items, self._after_reply = self._after_reply, []
@@ -397,6 +447,9 @@ class Domain:
                 gd.gd_curthread = gd.gd_idlethread
             gd.gd_tdallq.clear()
         self._free_threads.clear()
+        for td in list(self._releases):
+            self._reply_follows(td)
+        self._release_after_reply()
 
 
 def _keep_exception(_td: Thread) -> None:

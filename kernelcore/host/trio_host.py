@@ -4,6 +4,10 @@ A request is served by `syscall`: its coroutine runs inline up to its first bloc
 request that is still not done parks its trio task. One task of the host, the pump, runs what becomes ready otherwise;
 when its budget is spent it lets every other trio task have a turn. One timer sleeps to the earliest callout. Foreign
 OS threads wake the loop by one armed `run_sync_soon`, however much they post.
+
+The host's own tasks are shielded: a cancellation from outside interrupts the requests, and the pump lives on until
+they have ended. What breaks the pump (an exception in an IPI function, a completion, a callout) stops the host: it is
+raised in the nursery, and the requests fail with HostStopped.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import logging
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -27,10 +32,18 @@ from kernelcore.thread import Thread
 T = TypeVar("T")
 log = logging.getLogger("kernelcore")
 
-STALL_SECONDS = 0.005
-"""A pump that takes longer is reported: something in it should have yielded, or gone to an I/O CPU."""
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which Python takes the GIL from another OS thread that runs bytecode."""
+STALL_SECONDS: Final = 0.005
+"""A pump, or the first step of a request, that takes longer is reported: it should have yielded, or used an I/O CPU."""
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds after which Python takes the interpreter lock from another OS thread that runs bytecode."""
+GRACE_SECONDS: Final = 5.0
+"""What requests under way may take when the host is stopped."""
+PROBE_SECONDS: Final = 1.0
+"""How often the latency of the interpreter lock is sampled."""
+RELEASE_SECONDS: Final = 0.01
+"""How long a reply's buffer is kept where no other request comes."""
+_INTERRUPTED_SECONDS: Final = 0.1
+_BASELINE_SECONDS: Final = 0.001
 
 
 class HostStopped(Exception):
@@ -53,43 +66,47 @@ class TrioHost(Domain):
         self._pump_task: trio.lowlevel.Task | None = None
         self._pump_parked = False
         self._pump_wanted = False
+        self._broken: Exception | None = None  # what the pump died of
         self._timer = trio.CancelScope()
-        self._scope = trio.CancelScope()
+        self._timer_due = math.inf  # by the domain's clock
+        self._scope = trio.CancelScope(shield=True)  # of the host's own tasks
         self._parked: dict[Thread, trio.lowlevel.Task] = {}
         self._quiet: trio.Event | None = None
         self._stopping = False
-        self.stalls = 0
-        """Pumps that took longer than `STALL_SECONDS`."""
-        self.pumps = 0
-        """Runs of the pump, by requests and by its task."""
+        self._stopped = trio.Event()
+        self._baseline = (-math.inf, 0.0)  # when the CPU time of this OS thread was read last, and what it was
 
     # ------------------------------------------------------------ life
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Begin to serve; the pump and the timer live in `nursery` until `shutdown`.
+        """Begin to serve; the host's tasks live in `nursery` until `shutdown`, or until that is cancelled.
 
         Raises:
             KernelPanic: It was started before.
         """
         if self._token is not None:
             raise KernelPanic(f"domain '{self.name}' is started twice")
-        sys.setswitchinterval(min(SWITCH_INTERVAL, sys.getswitchinterval()))
+        if sys.getswitchinterval() > SWITCH_INTERVAL:
+            sys.setswitchinterval(SWITCH_INTERVAL)
         self._token = trio.lowlevel.current_trio_token()
         self._os_thread = threading.get_ident()
         nursery.start_soon(self._serve)
 
-    async def shutdown(self, grace_seconds: float = 5.0) -> None:
+    async def shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Stop: requests may finish within the grace time, then they are interrupted, then they fail with HostStopped.
 
         Args:
             grace_seconds: How long requests under way may take.
         """
         with trio.CancelScope(shield=True):
+            if self._stopping:
+                await self._stopped.wait()
+                return
             self._stopping = True
             await self._last_request(grace_seconds)
             for td in list(self._parked):
                 self._interrupt(td)
-            await self._last_request(min(grace_seconds, 0.1))
+            await self._last_request(min(grace_seconds, _INTERRUPTED_SECONDS))
             for td, task in list(self._parked.items()):
                 cpu.gd = td.td_gd
                 td.td_gd.gd_curthread = td
@@ -98,13 +115,30 @@ class TrioHost(Domain):
                 trio.lowlevel.reschedule(task)
             self._scope.cancel()
             self.stop()
+            self._stopped.set()
 
     async def _last_request(self, seconds: float) -> None:
-        """Wait until no request is under way, but no longer than this."""
-        if self._parked:
+        """Wait until no request is under way, but no longer than this; not at all where the pump is dead."""
+        if self._parked and self._broken is None:
             self._quiet = trio.Event()
             with trio.move_on_after(seconds):
                 await self._quiet.wait()
+
+    async def _serve(self) -> None:
+        """Run the host's tasks until it is stopped; stop it when that is cancelled or one of them breaks."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_tasks)
+            try:
+                await self._stopped.wait()
+            finally:
+                await self.shutdown()
+
+    async def _run_tasks(self) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._time)
+                nursery.start_soon(self._probe)
+                await self._pump_for_ever()
 
     # ------------------------------------------------------------ requests
 
@@ -112,7 +146,7 @@ class TrioHost(Domain):
         """Serve a request: run a kernel coroutine to its end; return its result or raise its exception.
 
         A cancelled request is signalled: its interruptible sleeps return EINTR. It ends by itself; what it returns is
-        returned, but if it fails then, the cancellation is raised.
+        returned, but if it fails then, the cancellation is raised (a KernelPanic still is a KernelPanic).
 
         Raises:
             HostStopped: The host is stopped, or stopped before the request had ended.
@@ -123,17 +157,29 @@ class TrioHost(Domain):
             raise HostStopped(f"domain '{self.name}' does not serve requests {'any more' if self._token else 'yet'}")
         if threading.get_ident() != self._os_thread:
             body.close()
-            raise WrongContext(f"domain '{self.name}' belongs to another OS thread: post to it")
+            raise WrongContext(f"system call '{name}': domain '{self.name}' belongs to another OS thread: post to it")
         td = self.enter_syscall(body, name)
+        if self.clock() > self._deadline:
+            self._look_for_stall(td)
         if not td.is_done:
             self._pump_inline()
             if not td.is_done:
                 await self._park(td)
+        elif self.has_work():
+            self.kick()
         result, exc = td.td_result, td.td_exc
         self.give_back(td)
         if exc is not None:
             raise exc
         return result  # type: ignore[no-any-return]
+
+    def syscall_plain(self, fn: Callable[..., T], *args: Any) -> T:
+        """As for every domain; one that takes too long is reported."""
+        try:
+            return super().syscall_plain(fn, *args)
+        finally:
+            if self.clock() > self._deadline:
+                self._look_for_stall(fn)
 
     async def _park(self, td: Thread) -> None:
         """Wait until the kernel thread of a request has ended, whatever happens to the trio task meanwhile."""
@@ -157,7 +203,7 @@ class TrioHost(Domain):
         await trio.lowlevel.wait_task_rescheduled(abort)
         if self._parked.pop(td, None) is not None:
             raise HostStopped(f"{thread_label(td)} was still under way when domain '{self.name}' stopped")
-        if cancelled is not None and td.td_exc is not None:
+        if cancelled is not None and td.td_exc is not None and not isinstance(td.td_exc, KernelPanic):
             self.give_back(td)
             cancelled()
 
@@ -170,15 +216,40 @@ class TrioHost(Domain):
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
         """As for every domain; one that takes too long is reported."""
-        began = self.clock()
         idle = super().run(*args, **kwargs)
-        took = self.clock() - began
-        self.pumps += 1
-        if took > STALL_SECONDS:
-            self.stalls += 1
-            culprit = thread_label(self.last_overrun) if self.last_overrun is not None else "many threads"
-            log.warning("domain '%s' did not yield for %.1f ms: %s ran last", self.name, took * 1000, culprit)
+        if self.clock() > self._deadline:
+            self._look_for_stall(self.last_overrun)
         return idle
+
+    def _start_budget(self, seconds: float) -> None:
+        super()._start_budget(seconds)
+        if self._began - self._baseline[0] > _BASELINE_SECONDS:
+            self._baseline = (self._began, time.thread_time())
+
+    def _look_for_stall(self, culprit: object) -> None:
+        """The budget is spent: report if it was by so much that the loop's other tasks had to wait for long.
+
+        A warning where this OS thread was computing. Where it was not, it waited in a call that should have been an
+        I/O CPU's, or the machine had others to run, which cannot be told apart: that is information.
+        """
+        took = self.clock() - self._began
+        if took <= STALL_SECONDS:
+            return
+        self.stalls += 1
+        computed = time.thread_time() - self._baseline[1]
+        level = logging.WARNING if computed > STALL_SECONDS else logging.INFO
+        if isinstance(culprit, Thread):
+            what = thread_label(culprit)
+        else:
+            what = getattr(culprit, "__qualname__", "a completion, an IPI function or a timer")
+        log.log(
+            level,
+            "domain '%s' did not yield for %.1f ms, %.1f of them computing: %s ran last",
+            self.name,
+            took * 1e3,
+            min(took, computed) * 1e3,
+            what,
+        )
 
     def kick(self) -> None:
         """Something became ready: the pump's task will run it, after the reply of the request that is being served."""
@@ -191,24 +262,24 @@ class TrioHost(Domain):
             trio.lowlevel.reschedule(self._pump_task)
 
     def _pump_inline(self) -> None:
-        """One budget of the pump in the caller; the rest is the task's."""
-        if not self.run():
+        """One budget of the pump in the caller, who is not to blame for what breaks in it; the rest is the task's."""
+        try:
+            if self._broken is None and not self._stopped.is_set() and not self.run():
+                self.kick()
+        except Exception as exc:  # noqa: BLE001 - raised in the pump's task
+            self._broken = exc
             self.kick()
-
-    async def _serve(self) -> None:
-        """The host's tasks, until it is stopped."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._time)
-                await self._pump_for_ever()
 
     async def _pump_for_ever(self) -> None:
         self._pump_task = trio.lowlevel.current_task()
         while True:
             self._pump_wanted = False
-            if not self.run():
+            self._pump_inline()
+            if self._broken is not None:
+                raise KernelPanic(f"domain '{self.name}' has stopped: {self._broken!r}") from self._broken
+            if self._pump_wanted or self._posted:
                 await trio.lowlevel.checkpoint()  # everybody else's turn
-            elif not self._pump_wanted and not self._posted:
+            else:
                 self._pump_parked = True
                 await trio.lowlevel.wait_task_rescheduled(self._unpark)
 
@@ -222,19 +293,36 @@ class TrioHost(Domain):
         """Sleep to the earliest callout; `timer_changed` brings the time forward."""
         while True:
             due = self.next_deadline()
-            self._timer = trio.CancelScope(deadline=math.inf if due is None else self._trio_time(due))
+            self._timer_due = math.inf
+            self._timer = trio.CancelScope()
+            if due is not None:
+                self.timer_changed(due)
+            if self._after_reply:
+                self._replies_wait()
             with self._timer:
                 await trio.sleep_forever()
+            self._release_after_reply()
             self.kick()
             await trio.lowlevel.checkpoint()  # the pump runs before we look again
 
     def timer_changed(self, deadline: float) -> None:
-        """The earliest callout is now due at `deadline`."""
-        if self._token is not None:
-            self._timer.deadline = min(self._timer.deadline, self._trio_time(deadline))
+        """Something is now due at `deadline`, by the domain's clock."""
+        if self._token is not None and deadline < self._timer_due:
+            self._timer_due = deadline
+            self._timer.deadline = self._trio_time(deadline)
 
     def _trio_time(self, deadline: float) -> float:
         return trio.current_time() + (deadline - self.clock())
+
+    def _replies_wait(self) -> None:
+        """Where no other request comes the timer releases what the replies needed."""
+        self.timer_changed(self.clock() + RELEASE_SECONDS)
+
+    async def _probe(self) -> None:
+        """Sample how long the interpreter lock is waited for, for the statistics."""
+        while True:
+            await trio.sleep(PROBE_SECONDS)
+            self.gil.sample()
 
     def wake_host(self) -> None:
         """From any OS thread: have the pump look at what was posted; one wake-up stands for all until it has come."""
