@@ -96,7 +96,7 @@ def _write(args: argparse.Namespace, targets: Targets, layout: Layout, out: _Out
     for target in targets.all:
         if args.trim:
             erase(target.device)
-        if not target.is_new:
+        if args.size is None:  # else it has been emptied
             wipe(target.device, target.found)
     write_layout(layout, targets.devices, window=args.cache.size if args.cache else None, trace=out.debug)
     targets.keep()
@@ -147,12 +147,15 @@ def _unread_pipe() -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP as SIGINT meanwhile: files that were being made are removed."""
+    """SIGTERM and SIGHUP (unless nohup has it ignored) as SIGINT meanwhile: files that were being made are removed."""
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signum, stop)
     try:
         yield
     finally:

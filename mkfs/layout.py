@@ -37,6 +37,7 @@ from hammerfs.const import (
     OBJTYPE_DIRECTORY,
     OFF_BAD,
     OFF_LONG_MASK,
+    OFF_SHORT_MASK,
     RECTYPE_INODE,
     RECTYPE_PFS,
     ROOT_VOLUME,
@@ -190,7 +191,7 @@ def plan(params: Params) -> Layout:
 
     Raises:
         UsageError: a size is out of range, the label too long, there are too many volumes.
-        InvalidError: a volume is too small; its `volume` is the number.
+        InvalidError: a volume is too small or too large; its `volume` is the number.
     """
     _check(params)
     rule = CrcRule(params.version)
@@ -242,6 +243,8 @@ def _header(params: Params, vol_no: int, size: int) -> VolumeOndisk:
     buf_beg = mem_beg + params.memory_log
     if size & ~BUFMASK < buf_beg + BIGBLOCK_SIZE:
         raise InvalidError(f"is too small: {size} bytes hold no big-block", volume=vol_no)
+    if size - buf_beg > OFF_SHORT_MASK:
+        raise InvalidError(f"is too large: a volume has at most {OFF_SHORT_MASK + 1} bytes", volume=vol_no)
     header = VolumeOndisk(
         vol_bot_beg=VOL_HEADER_AREA,
         vol_mem_beg=mem_beg,

@@ -88,9 +88,9 @@ class Targets:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        for path in self._made:
+        for path in self._made:  # while their locks are held: nobody else has begun to use them
             Path(path).unlink(missing_ok=True)
+        self._close()
 
     @property
     def sizes(self) -> tuple[int, ...]:

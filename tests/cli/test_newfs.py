@@ -124,6 +124,16 @@ def test_several_volumes(capsys: Out) -> None:
     assert capsys.readouterr().out.endswith("0 errors\n")
 
 
+def test_the_largest_volume(capsys: Out) -> None:
+    """Four pebibytes: all 1024 layer-2 tables of it."""
+    assert main(["-L", "T", "--size", "4096t", "--dry-run", "--json", "a.img"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["undo_size"] == 1 << 30
+    assert report["preallocated"] == (1 + 1024 + 128) * BIGBLOCK_SIZE
+    # what the areas in front take is missing from the last table
+    assert report["bigblocks"]["usable"] == (1 << 29) - 1 - 1 - 1024 - 128
+
+
 def test_as_many_volumes_as_there_can_be(capsys: Out) -> None:
     names = [f"v{i}" for i in range(256)]
     assert main([*SMALL, "--size", "64m", "--dry-run", *names]) == 0
@@ -471,6 +481,24 @@ def test_interrupted(signum: signal.Signals) -> None:
     assert said.splitlines()[-1] == "newfs_hammer: interrupted"
     assert "Traceback" not in said
     assert os.listdir(".") == []
+
+
+def test_hangup_under_nohup() -> None:
+    """A signal that is ignored stays ignored."""
+    command = "trap '' HUP; exec \"$@\""
+    words = ["-f", "-d", "-u", "64m", "-L", "T", "--size", "128m", "--quiet", "a.img"]
+    with subprocess.Popen(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "mkfs.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:
+        assert process.stderr is not None
+        assert ": debug: volume" in process.stderr.readline()
+        process.send_signal(signal.SIGHUP)
+        process.stderr.read()
+    assert process.returncode == 0
+    assert fstyp(["a.img"]) == 0
 
 
 def test_nobody_reads_the_report() -> None:

@@ -281,6 +281,13 @@ def test_size_and_an_image_that_is_there(image: Path, capsys: Out) -> None:
         assert stream.read(4) == bytes(4)
 
 
+def test_an_image_made_anew_may_be_smaller(image: Path) -> None:
+    put(image, -512, b"EFI PART")
+    assert main(["-f", *SMALL, "--size", "48m", str(image)]) == 0
+    assert image.stat().st_size == 48 * MIB
+    assert fstyp([str(image)]) == 0
+
+
 def test_small_volumes_and_fifos_need_f(image: Path, capsys: Out) -> None:
     before = digest(image)
     for words, message in (
@@ -291,6 +298,10 @@ def test_small_volumes_and_fifos_need_f(image: Path, capsys: Out) -> None:
             "volume x.img: is too small: freemap, FIFO and root directory need 570982400 bytes, it has 67108864",
         ),
         (["-f", "-L", "T", "--size", "8m", "y.img"], "volume y.img: is too small: 8388608 bytes hold no big-block"),
+        (
+            ["-L", "T", "--size", "5000t", "y.img"],
+            "volume y.img: is too large: a volume has at most 4503599627370496 bytes",
+        ),
         (["-f", "-L", "T", "--size", "8m", "x.img"], "volume x.img: is too small: 8388608 bytes hold no big-block"),
     ):
         assert main(words) == 1, words
