@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
+from hammerfs.device.base import Device
 from hammerfs.errors import CorruptError, HammerError
 from hammerfs.fs import HammerFS, Recover
 from hammerfs.manifest import manifest
 from hammerfs.vfs.node import ObjectNode, VirtualDir, VirtualLink
 from hammerfs.vfs.vfs import Look, Vfs
 from tests.fuzz.mutate import Mutant, Strict
+from tools.fsck import CODES
+from tools.fsck import check as fsck
 from tools.rawview import blockmap, checkmap, fifo
 from tools.rawview.show import Shower
 from tools.rawview.summary import summary
@@ -108,14 +111,37 @@ def run_mount(fs: HammerFS) -> None:
             check_error(err)
 
 
-TARGETS: dict[str, tuple[Recover, Callable[[HammerFS], None]]] = {
-    "manifest": ("full", run_manifest),
-    "facts": ("full", run_facts),
-    "cat": ("full", run_cat),
-    "tar": ("undo", run_tar),
-    "show": ("raw", run_show),
-    "checkmap": ("raw", run_checkmap),
-    "mount": ("full", run_mount),
+def run_fsck(device: Device) -> None:
+    """`fsck.hammer -n --data`."""
+    for finding in fsck([device], data=True):
+        assert finding.severity == CODES[finding.code], finding
+        text = str(finding)
+        assert "\n" not in text, text
+        assert not finding.is_error or text != f"error {finding.code}: {finding.what}", f"no place: {text}"
+
+
+Target = Callable[[Device], None]
+
+
+def on(recover: Recover, run: Callable[[HammerFS], None]) -> Target:
+    """A reader of an open file system."""
+
+    def target(device: Device) -> None:
+        with HammerFS([device], recover=recover, cache_bytes=2 << 20) as fs:
+            run(fs)
+
+    return target
+
+
+TARGETS: dict[str, Target] = {
+    "manifest": on("full", run_manifest),
+    "facts": on("full", run_facts),
+    "cat": on("full", run_cat),
+    "tar": on("undo", run_tar),
+    "show": on("raw", run_show),
+    "checkmap": on("raw", run_checkmap),
+    "mount": on("full", run_mount),
+    "fsck": run_fsck,
 }
 
 
@@ -126,11 +152,11 @@ def check(seed: int) -> None:
         AssertionError: A reader did what it may not; the message says with which changes.
     """
     mutant = Mutant(seed)
-    for name, (recover, target) in TARGETS.items():
+    for name, target in TARGETS.items():
         device = Strict(mutant.device, owns_lower=False)
         try:
-            with _deadline(SECONDS), HammerFS([device], recover=recover, cache_bytes=2 << 20) as fs:
-                target(fs)
+            with _deadline(SECONDS):
+                target(device)
         except HammerError as err:
             check_error(err)
         except Exception as err:

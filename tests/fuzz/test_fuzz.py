@@ -96,7 +96,7 @@ def test_the_run_finds_what_a_reader_may_not_do(monkeypatch: pytest.MonkeyPatch)
         fs.volumes.root.dev.pread(fs.volumes.root.dev.size, 1)
 
     for bad in (crash, vague, stray):
-        monkeypatch.setattr(targets, "TARGETS", {"bad": ("raw", bad)})
+        monkeypatch.setattr(targets, "TARGETS", {"bad": targets.on("raw", bad)})
         with pytest.raises(AssertionError):
             for seed in range(20):
                 targets.check(seed)
