@@ -28,7 +28,6 @@ from hammerfs.const import (
     NODE_SIZE,
     ZONE_BTREE,
 )
-from hammerfs.device.base import Device
 from hammerfs.errors import NoSpace
 from hammerfs.fs import HammerFS
 from hammerfs.keys import KEY_MAX, KEY_MIN, Key
@@ -121,22 +120,23 @@ class Elements:
 
 
 class TreeLab:
-    """An image whose tree is changed.
+    """A file system whose tree is changed.
 
     Args:
-        device: The image.
-        begin: Byte offset in zone 2 where space for nodes begins that nothing uses.
+        volumes: Its volumes, writable.
+        begin: Zone-8 address of space that nothing uses.
+        end: Behind it.
         limit_bytes: Most memory of the cache.
         mirror: As for TreeWriter.
     """
 
-    def __init__(self, device: Device, begin: int, *, limit_bytes: int = MIN_CACHE_BYTES, mirror: bool = True) -> None:
-        self.device = device
-        self.volumes = Volumes([device])
+    def __init__(
+        self, volumes: Volumes, begin: int, end: int, *, limit_bytes: int = MIN_CACHE_BYTES, mirror: bool = True
+    ) -> None:
+        self.volumes = volumes
         self.cache = BufferCache(self.volumes, limit_bytes)
         self.tree = BTree(self.volumes, self.cache)
-        end = self.volumes.root.buf_size
-        self.space = BumpSpace(encode(ZONE_BTREE, 0, begin), encode(ZONE_BTREE, 0, end))
+        self.space = BumpSpace(begin, end)
         self.undo = UndoLog(self.volumes)
         self.mirror = mirror
         self.writer = TreeWriter(self.volumes, self.tree, self.space, self.undo, mirror=mirror)
@@ -144,9 +144,10 @@ class TreeLab:
     @classmethod
     def fresh(cls, version: int = 7, *, limit_bytes: int = MIN_CACHE_BYTES, mirror: bool = True) -> TreeLab:
         """A new file system with two records."""
-        device = ImageBuilder(version, free_blocks=FREE_BLOCKS).build()
-        begin = (device.size // BIGBLOCK_SIZE - FREE_BLOCKS) * BIGBLOCK_SIZE
-        return cls(device, begin, limit_bytes=limit_bytes, mirror=mirror)
+        volumes = Volumes([ImageBuilder(version, free_blocks=FREE_BLOCKS).build()])
+        blocks = volumes.root.bigblocks
+        begin, end = (encode(ZONE_BTREE, 0, n * BIGBLOCK_SIZE) for n in (blocks - FREE_BLOCKS, blocks))
+        return cls(volumes, begin, end, limit_bytes=limit_bytes, mirror=mirror)
 
     @property
     def root(self) -> int:
@@ -169,7 +170,7 @@ class TreeLab:
     def write(self) -> None:
         """Write what was changed; all of it may be evicted then."""
         for buf in self.cache.dirty(DirtyClass.META):
-            self.device.pwrite(buf.byte_off, buf.ro)
+            buf.volume.dev.pwrite(buf.byte_off, buf.ro)
             self.cache.mark_clean(buf)
 
     def elements(self) -> list[LeafElm]:
@@ -233,22 +234,21 @@ class TreeLab:
         assert [finding for finding in report.findings if finding.code not in harmless] == []
         assert elements.found == self.elements()
         nodes = self.media_nodes()
-        assert {off for off in nodes if off >= self.space.begin} == self.space.live
+        assert {off for off in nodes if self.space.begin <= off < self.space.end} == self.space.live
         for off in self.space.freed:
             head = NodeHead.decode(self.media_node(off))
             assert (head.type, head.count) == (BTREE_TYPE_DELETED, 0)
             assert off not in nodes
-        for off, raw in nodes.items():
-            self._check_boundaries(off, raw)
+        for off in nodes.keys() & (self.space.live | self.undo.saved.keys()):
+            self._check_written(nodes[off], is_new=off in self.space.live)
 
-    def _check_boundaries(self, off: int, raw: bytes) -> None:
+    def _check_written(self, raw: bytes, *, is_new: bool) -> None:
         """What a writer keeps to beyond what readers accept."""
         node = NodeOndisk.decode(raw)
-        assert self.volumes.rule.compute(raw[4:], 0) == node.head.crc or off < self.space.begin
-        if node.head.type == BTREE_TYPE_LEAF:
-            return
-        assert {elm.btype for elm in node.elms[:-1]} <= {BTREE_TYPE_LEAF, BTREE_TYPE_INTERNAL}
-        assert (node.elms[-1].btype, InternalElm._make(node.elms[-1]).subtree_offset) == (0, 0)
+        assert self.volumes.rule.compute(raw[4:], 0) == node.head.crc
+        if is_new and node.head.type == BTREE_TYPE_INTERNAL:
+            assert {elm.btype for elm in node.elms[:-1]} <= {BTREE_TYPE_LEAF, BTREE_TYPE_INTERNAL}
+            assert (node.elms[-1].btype, InternalElm._make(node.elms[-1]).subtree_offset) == (0, 0)
 
     def check_undo(self, root: int, before: dict[int, bytes]) -> None:
         """With the saved bytes put back the tree is the former one, and nothing was saved that was not changed."""

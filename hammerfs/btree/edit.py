@@ -202,7 +202,7 @@ class Editor:
         self._bound(node, 0 if at_left else node.count - 1)
 
     def end_at(self, node: Node, i: int) -> None:
-        """Cut an internal node, touched: element `i` becomes its right boundary, what lies behind is gone."""
+        """Element `i` of an internal node, touched, is its right boundary; what lies behind is gone."""
         at = NODE_HEADER + i * ELM_SIZE
         node.mv[at + _BTYPE_AT] = 0
         _U64.pack_into(node.mv, at + _ELM_SUBTREE_AT, 0)

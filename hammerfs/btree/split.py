@@ -70,9 +70,9 @@ def split_internal(editor: Editor, path: Path, node: Node, key: Key) -> Node:
         BTREE_TYPE_INTERNAL, node.keys[split], node.right, mirror_tid=node.mirror_tid, parent=parent.off
     )
     _move_elms(node, split, count + 1, grown)
-    grown.count = grown.mv[COUNT_AT] = count - split
     grown.keys, grown.kids = node.keys[split:], node.kids[split:]
     base = elm_base(node, split)
+    editor.end_at(grown, count - split)
     editor.end_at(node, split)
     node.right = node.keys[split]
     editor.link(parent, at + 1, base, grown)

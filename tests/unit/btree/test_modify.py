@@ -6,11 +6,12 @@ from random import Random
 
 import pytest
 
+from hammerfs.btree.edit import elm_mirror_tid
 from hammerfs.btree.split import separator
-from hammerfs.const import MAX_TID
+from hammerfs.const import BTREE_TYPE_INTERNAL, BTREE_TYPE_LEAF, MAX_TID
 from hammerfs.errors import CorruptError, ExistsError, InvalidError, NoSpace, NotFound
 from hammerfs.keys import Key
-from hammerfs.ondisk.node import LeafElm
+from hammerfs.ondisk.node import LeafElm, NodeOndisk
 from tests.treelab import TreeLab, record
 
 TID = 0x100000010
@@ -36,11 +37,11 @@ def depth(lab: TreeLab) -> int:
 def test_thousands_of_records_in_any_order(version: int, order: str) -> None:
     lab = TreeLab.fresh(version)
     old = lab.elements()
-    elms = [record(obj_id, tid=TID + obj_id % 7) for obj_id in range(1000, 4500)]
-    given = list(reversed(elms)) if order == "down" else elms[:]
+    ids = list(range(4500, 1000, -1) if order == "down" else range(1000, 4500))
     if order == "shuffled":
-        Random(version).shuffle(given)
-    fill(lab, given)
+        Random(version).shuffle(ids)
+    elms = [record(obj_id, tid=TID + n) for n, obj_id in enumerate(ids)]
+    fill(lab, elms)
     lab.cache.drop()
     assert lab.elements() == sorted([*old, *elms], key=lambda elm: elm.sort_key)
     assert depth(lab) == 3
@@ -228,20 +229,56 @@ def test_nothing_is_told_upwards_without_mirroring() -> None:
     assert leaf.mirror_tid == TID + 512
 
 
-def test_a_removed_leaf_leaves_its_tid_behind() -> None:
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_removed_leaf_leaves_its_tid_with_its_neighbour(index: int) -> None:
     lab = TreeLab.fresh()
     fill(lab, [record(obj_id) for obj_id in range(1000, 1400)])
-    leaf = lab.tree.leaf_of(record(1200).sort_key).leaf
-    assert leaf is not None
-    doomed = leaf.elms(0, leaf.count)
+    root = lab.tree.root()
+    leaf = lab.tree.child(root, index)
     with lab.section() as writer:
-        for elm in doomed:
+        for elm in leaf.elms(0, leaf.count):
             writer.mark_deleted(elm.sort_key, TID + 512, 1)
             writer.destroy(elm.sort_key)
-    assert lab.tree.root().mirror_tid == TID + 512
-    neighbour = lab.tree.leaf_of(record(1200).sort_key).leaf
-    assert neighbour is not None
-    assert neighbour.mirror_tid < TID + 512
+    tids = [elm_mirror_tid(root, i) for i in range(root.count)]
+    assert [i for i, tid in enumerate(tids) if tid == TID + 512] == [max(0, index - 1)]
+    assert lab.tree.child(root, max(0, index - 1)).mirror_tid < TID + 512
+
+
+def stale_boundary(lab: TreeLab, off: int) -> None:
+    """Give a node's right boundary the btype that early kernels left there."""
+    raw = bytearray(lab.media_node(off))
+    raw[64 + 64 * raw[16] + 35] = BTREE_TYPE_LEAF
+    raw[:4] = lab.volumes.rule.of(raw[4:]).to_bytes(4, "little")
+    volume, at = lab.volumes.locate(off, len(raw))
+    volume.dev.pwrite(at, raw)
+    lab.cache.drop()
+
+
+def boundary_btypes(lab: TreeLab) -> set[int]:
+    nodes = (NodeOndisk.decode(raw) for raw in lab.media_nodes().values())
+    return {node.elms[-1].btype for node in nodes if node.head.type == BTREE_TYPE_INTERNAL}
+
+
+def test_a_right_boundary_that_is_widened_or_moved_gets_no_type() -> None:
+    lab = TreeLab.fresh()
+    fill(lab, [record(obj_id) for obj_id in range(1000, 4500)])
+    root = lab.tree.root()
+    node, doomed = lab.tree.child(root, 0), lab.tree.child(root, 1)
+    inner = [elm for elm in lab.elements() if doomed.left <= elm.sort_key < doomed.right]
+    for first in range(0, len(inner), 700):
+        with lab.section() as writer:
+            for elm in inner[first : first + 700]:
+                writer.destroy(elm.sort_key)
+    assert lab.tree.leaf_of(inner[0].sort_key).leaf is None
+    assert node.keys[-1] < node.right == root.keys[1]
+    stale_boundary(lab, node.off)
+    assert BTREE_TYPE_LEAF in boundary_btypes(lab)
+    fill(lab, inner)
+    assert boundary_btypes(lab) == {0}
+    stale_boundary(lab, node.off)
+    assert BTREE_TYPE_LEAF in boundary_btypes(lab)
+    fill(lab, [record(1000, tid=TID + n) for n in range(1, 3000)])
+    assert boundary_btypes(lab) == {0}
 
 
 def test_every_node_can_be_moved() -> None:
@@ -305,7 +342,7 @@ def test_a_section_thrown_away_never_was() -> None:
     lab.volumes.superblock.vol0_btree_root = root
     lab.undo.next_span()
     assert lab.elements() == before
-    lab.space.live = {off for off in lab.media_nodes() if off >= lab.space.begin}
+    lab.space.live = {off for off in lab.media_nodes() if lab.space.begin <= off < lab.space.end}
     fill(lab, [record(obj_id) for obj_id in range(3000, 3200)])
     assert len(lab.elements()) == len(before) + 200
 
