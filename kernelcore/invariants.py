@@ -2,7 +2,7 @@
 
 `check_switch_out` runs at every switch of a domain in debug mode; `check_domain` looks at everything at once and is
 what the simulator calls between steps. Each raises KernelPanic naming the rule that is broken (T threads, C critical
-sections, S sleep, K tokens, I IPIs).
+sections, S sleep, K tokens, M messages, I IPIs).
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from kernelcore.defs import (
 )
 from kernelcore.globaldata import GlobalData
 from kernelcore.ipiq import MAXCPUFIFO
+from kernelcore.msg import MSGF_DONE, MSGF_INTRANSIT, MSGF_QUEUED, MSGF_REPLY, MSGF_SYNC
 from kernelcore.panic import KernelPanic, thread_label
 from kernelcore.token_contended import TOK_EXCLREQ, TOK_EXCLUSIVE, TOK_INCR, ContendedToken
 
 if TYPE_CHECKING:
     from kernelcore.host.domain import Domain
+    from kernelcore.port import Port
     from kernelcore.thread import Thread
     from kernelcore.token import Token
 
@@ -61,6 +63,8 @@ def check_domain(domain: Domain) -> None:
             _check_thread(gd, td)
         _check_sleep(domain, gd)
         _check_ipiq(domain, gd)
+    for port in domain.ports:
+        _check_port(port)
     if domain.contended:
         _check_tokens(domain, running)
 
@@ -117,6 +121,20 @@ def _check_ipiq(domain: Domain, gd: GlobalData) -> None:
             raise KernelPanic(f"I3: {gd.gd_cpuid}->{target.gd_cpuid}: {len(q.fifo)} entries")
         if q.fifo and gd.gd_cpuid not in target.gd_ipimask and not q.depth:
             raise KernelPanic(f"I6: {gd.gd_cpuid}->{target.gd_cpuid}: entries but no source bit")
+
+
+def _check_port(port: Port) -> None:
+    linked = [*port.mp_pri, *port.mp_queue]
+    if len({id(msg) for msg in linked}) != len(linked):
+        raise KernelPanic(f"M2: a message is twice on {port!r}")
+    for msg in linked:
+        flags = msg.ms_flags
+        if not flags & MSGF_QUEUED:
+            raise KernelPanic(f"M2: a message is on {port!r} without QUEUED")
+        if flags & MSGF_SYNC and flags & MSGF_REPLY:
+            raise KernelPanic(f"M4: the reply to a synchronous message is queued on {port!r}")
+        if flags & MSGF_INTRANSIT or flags & (MSGF_DONE | MSGF_REPLY) == MSGF_DONE:
+            raise KernelPanic(f"M5: a message on {port!r} is on its way, or done before its reply: {flags:#x}")
 
 
 def _check_tokens(domain: Domain, running: list[Thread]) -> None:

@@ -106,6 +106,7 @@ class _Matrix:
         pair = entry.src, entry.dst
         expect(gd.gd_cpuid == entry.dst, "I2", f"{entry} runs on cpu {gd.gd_cpuid}")
         expect(entry.dst not in self.critical, "C2", f"{entry} starts on a CPU in a critical section")
+        expect(entry.number > self.started[pair], "I2", f"{entry} runs again")
         expect(entry.number == self.started[pair] + 1, "I1", f"{entry} runs after number {self.started[pair]}")
         self.started[pair] += 1
         td, switches = gd.gd_curthread, gd.gd_curthread.td_switches
@@ -245,9 +246,9 @@ class _Sender:
         await lwkt_user_yield()
 
 
-def check_ipis(case: IpiCase, fine: bool = False) -> None:
+def check_ipis(case: IpiCase, fine: bool = False, max_steps: int = 60_000) -> None:
     """I1 to I8, C2 and C3 on one case."""
-    with simulate(case.sim, 60_000, FINE if fine else ()) as host:
+    with simulate(case.sim, max_steps, FINE if fine else ()) as host:
         matrix = _Matrix(host)
         if not fine:
             host.watches.append(matrix.check_indices)

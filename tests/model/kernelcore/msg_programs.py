@@ -412,11 +412,11 @@ class _Client:
             reply_slz.exit()
         return error
 
-    def finished(self, msg: _Msg, error: int, allowed: tuple[int, ...]) -> None:
+    def finished(self, msg: _Msg, error: int, allowed: tuple[int, ...], rule: str = "M1") -> None:
         flags = msg.ms_flags
-        expect(msg.completions == 1 and msg.owner == "originator", "M1", f"{msg} came back")
-        expect(flags & MSGF_DONE and flags & MSGF_REPLY and not flags & MSGF_QUEUED, "M1", f"{msg} came back")
-        expect(error in allowed and error == msg.ms_error, "M1", f"{msg} came back with {error}")
+        expect(msg.completions == 1 and msg.owner == "originator", rule, f"{msg} came back")
+        expect(flags & MSGF_DONE and flags & MSGF_REPLY and not flags & MSGF_QUEUED, rule, f"{msg} came back")
+        expect(error in allowed and error == msg.ms_error, rule, f"{msg} came back with {error}")
         queued = msg.arg & 128 and msg.kind != "sync"
         expect(msg.receipts == (1 if queued else 0), "M7", f"{msg} had {msg.receipts} receipts")
 
@@ -498,7 +498,7 @@ class _Client:
         initmsg_abortable(msg, self.port, self.abort)
         expect(msg.ms_flags & MSGF_ABORTABLE, "M6", "initmsg_abortable")
         error = await self.domsg(self.play.targets[name], msg, PCATCH)
-        self.finished(msg, error, (msg.arg % 7, 0, EINTR))
+        self.finished(msg, error, (msg.arg % 7, 0, EINTR), "M6")
 
     def abort(self, victim: _Msg) -> None:
         expect(not victim.ms_flags & (MSGF_DONE | MSGF_REPLY), "M6", f"abort of {victim}")

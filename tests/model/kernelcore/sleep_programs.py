@@ -290,6 +290,13 @@ class _Play:
         self.hooked_at: dict[_Actor, int] = {}
         self.ended = 0
 
+    def check(self) -> None:
+        """S2: at every moment another CPU can see, a bucket that is not empty is marked."""
+        for gd in self.host.gds:
+            for ident in gd.gd_tsleep_hash:
+                marked = not gd.gd_other_cpus or (ident, gd.gd_cpuid) in self.host.slpque
+                expect(marked, "S2", f"no mark for {ident!r} on cpu {gd.gd_cpuid}")
+
     async def supplier(self) -> None:
         """Put what is wanted and not there, again and again, until all have ended: each by one wakeup."""
         put = _Actor(self, [])
@@ -314,9 +321,10 @@ def _counted(ident: Hashable, one: int) -> None:
 
 
 def check_sleeps(case: SleepCase, fine: bool = False) -> None:
-    """S1 to S4 on one case (S2 is checked by the simulator after each step)."""
+    """S1 to S4 on one case."""
     with simulate(case.sim, 30_000, FINE if fine else ()) as host, patch.object(sleep, "_wakeup_remote", _counted):
         play = _Play(host, case)
+        host.watches.append(play.check)
         for actor, (cpuid, _ops) in zip(play.actors, case.threads, strict=True):
             host.spawn(actor.run, cpu_id=cpuid % case.sim.ncpus)
         host.spawn(play.supplier, cpu_id=0)
