@@ -224,6 +224,12 @@ class FifoFull(NoSpace):
     """The UNDO FIFO can't take more records before its start has moved on the media."""
 
 
+class RefCountError(HammerError):
+    """A big-block has as many references to shared extents as can be counted."""
+
+    errno = _errno.ERANGE
+
+
 class ClosedError(HammerError):
     """The file system or device is closed."""
 

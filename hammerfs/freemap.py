@@ -53,12 +53,7 @@ class Freemap:
         Raises:
             CorruptError: The table is not where it can be, or the entry's checksum is wrong.
         """
-        where = self._layer1_table() + (off >> LAYER1_SHIFT & LAYER1_ENTRIES - 1) * LAYER1_SIZE
-        entry = Layer1.decode(self._cache.view(where, LAYER1_SIZE))
-        if not entry.crc_ok(self._volumes.rule):
-            want = self._volumes.rule.of(entry.encode()[:28])
-            raise CrcError("freemap layer 1 entry", want=entry.layer1_crc, found=want, offset=where)
-        return entry
+        return self.find_layer1(off)[0]
 
     def layer2(self, off: int) -> Layer2 | None:
         """Layer-2 entry of the big-block that holds `off`; None when its 4 TiB span does not exist.
@@ -66,15 +61,42 @@ class Freemap:
         Raises:
             CorruptError: A table is not where it can be, or an entry's checksum is wrong.
         """
+        found = self.find_layer2(off)
+        return found and found[0]
+
+    def find_layer1(self, off: int) -> tuple[Layer1, int]:
+        """As `layer1`, with the zone-2 address of the entry."""
+        where = self._layer1_table() + (off >> LAYER1_SHIFT & LAYER1_ENTRIES - 1) * LAYER1_SIZE
+        entry = Layer1.decode(self._cache.view(where, LAYER1_SIZE))
+        if not entry.crc_ok(self._volumes.rule):
+            want = self._volumes.rule.of(entry.encode()[:28])
+            raise CrcError("freemap layer 1 entry", want=entry.layer1_crc, found=want, offset=where)
+        return entry, where
+
+    def find_layer2(self, off: int) -> tuple[Layer2, int] | None:
+        """As `layer2`, with the zone-2 address of the entry."""
         layer1 = self.layer1(off)
         if layer1.phys_offset == OFF_BAD:
             return None
-        where = self._table(layer1.phys_offset) + (off >> BIGBLOCK_BITS & LAYER2_ENTRIES - 1) * LAYER2_SIZE
+        where = self._layer2_where(layer1, off)
         entry = Layer2.decode(self._cache.view(where, LAYER2_SIZE))
         if not entry.crc_ok(self._volumes.rule):
             want = self._volumes.rule.of(entry.encode()[:12])
             raise CrcError("freemap layer 2 entry", want=entry.entry_crc, found=want, offset=where)
-        return entry
+        return entry, where
+
+    def raw_layer2(self, layer1: Layer1, off: int) -> memoryview:
+        """Layer-2 entries as they are stored: from that of the big-block of `off` to the end of their buffer.
+
+        Args:
+            layer1: The entry of the span, which exists.
+            off: Any address in the big-block.
+
+        Raises:
+            CorruptError: The table is not where it can be.
+        """
+        where = self._layer2_where(layer1, off)
+        return self._cache.view(where, BUFSIZE - (where & BUFMASK))
 
     def spans(self) -> Iterator[tuple[int, Layer1, int]]:
         """All layer-1 entries of the volumes of the set whose span exists; checksums are left to the caller.
@@ -116,6 +138,9 @@ class Freemap:
 
     def _layer1_table(self) -> int:
         return self._table(self._volumes.superblock.vol0_blockmap[ZONE_FREEMAP].phys_offset)
+
+    def _layer2_where(self, layer1: Layer1, off: int) -> int:
+        return self._table(layer1.phys_offset) + (off >> BIGBLOCK_BITS & LAYER2_ENTRIES - 1) * LAYER2_SIZE
 
     def _table(self, phys_offset: int) -> int:
         if phys_offset >> ZONE_SHIFT != ZONE_RAW_BUFFER or phys_offset & BIGBLOCK_MASK:
