@@ -266,7 +266,7 @@ class SimHost(Domain):
 
     def _all_ended(self) -> bool:
         # The run mask counts too: a thread that has just migrated is on its new CPU's queue and on no list yet.
-        return not any(gd.gd_tdallq or gd.gd_ipimask or gd.gd_runmask for gd in self.gds)
+        return not any(gd.gd_tdallq or gd.gd_ipimask or gd.gd_intpend or gd.gd_runmask for gd in self.gds)
 
     def panic_hook(self, td: Thread, exc: BaseException) -> None:
         """Stop the simulation with the exception of a thread that nobody joins."""
