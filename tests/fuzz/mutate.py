@@ -64,6 +64,11 @@ class Mutant:
         for _ in range(rng.randrange(1, 5)):
             rng.choice(kinds)()
 
+    @property
+    def may_change_fifo(self) -> bool:
+        """Whether a change may be in the FIFO, or in what says where it is."""
+        return any(change.startswith(("FIFO", "volume", "anything")) for change in self.changes)
+
     def _change(self, raw: bytearray, beg: int, end: int) -> None:
         """Change something in raw[beg:end]."""
         rng = self._rng

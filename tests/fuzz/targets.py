@@ -78,10 +78,14 @@ def run_show(fs: HammerFS) -> None:
 
 
 def run_checkmap(fs: HammerFS) -> None:
-    """`hammer blockmap`, `checkmap` and `show-undo`."""
+    """`hammer blockmap` and `checkmap`."""
     for _ in blockmap.lines(fs):
         pass
     checkmap.run(fs, _ignore)
+
+
+def run_show_undo(fs: HammerFS) -> None:
+    """`hammer show-undo`."""
     for _ in fifo.lines(fs):
         pass
 
@@ -121,6 +125,7 @@ def run_fsck(device: Device) -> None:
 
 
 Target = Callable[[Device], None]
+SHOW_UNDO = "show-undo"
 
 
 def on(recover: Recover, run: Callable[[HammerFS], None]) -> Target:
@@ -140,6 +145,7 @@ TARGETS: dict[str, Target] = {
     "tar": on("undo", run_tar),
     "show": on("raw", run_show),
     "checkmap": on("raw", run_checkmap),
+    SHOW_UNDO: on("raw", run_show_undo),
     "mount": on("full", run_mount),
     "fsck": run_fsck,
 }
@@ -153,6 +159,8 @@ def check(seed: int) -> None:
     """
     mutant = Mutant(seed)
     for name, target in TARGETS.items():
+        if name == SHOW_UNDO and not mutant.may_change_fifo:
+            continue  # half of the time would go into reading the same 16,384 sound records
         device = Strict(mutant.device, owns_lower=False)
         try:
             with _deadline(SECONDS):
