@@ -9,6 +9,7 @@ keeps it from being handed out again while somebody still looks at it.
 from __future__ import annotations
 
 import mmap
+import weakref
 from typing import Final, NamedTuple
 
 from kernelcore.panic import KernelPanic
@@ -16,6 +17,8 @@ from kernelcore.panic import KernelPanic
 CHUNK: Final = 16384
 REGION_CHUNKS: Final = 256
 """Buffers in a region: 4 MiB at the usual size."""
+ARENAS: Final[weakref.WeakSet[Arena]] = weakref.WeakSet()
+"""Those of this process, for the statistics."""
 _POISON: Final = b"\xde\xc0\xad\xde"
 _FREE, _USED, _LIMBO = 0, 1, 2
 _ADVICE: Final = getattr(mmap, "MADV_DONTNEED", None)
@@ -120,6 +123,7 @@ class Arena:
         self._allocs = 0
         self._failures = 0
         self._pattern = (_POISON * (chunk // 4 + 1))[:chunk]
+        ARENAS.add(self)
 
     def alloc(self) -> Buf | None:
         """A buffer with any content; None when all are in use.
@@ -189,12 +193,17 @@ class Arena:
 
     def release(self) -> int:
         """Give the memory of free buffers back to the host; they stay usable. Returns the bytes given back."""
-        if _ADVICE is None or self._debug:  # the pattern in free buffers has to stay
+        if self._debug:  # the pattern in free buffers has to stay
             return 0
-        for buf in self._free:
-            region = self._regions[buf.index // REGION_CHUNKS]
-            region.madvise(_ADVICE, buf.index % REGION_CHUNKS * self.chunk, self.chunk)
-        return len(self._free) * self.chunk
+        return sum(self.discard(buf) for buf in self._free)
+
+    def discard(self, buf: Buf) -> int:
+        """Give the memory of one buffer back to the host; it reads as zeros then. Returns the bytes given back."""
+        if _ADVICE is None:
+            return 0
+        region = self._regions[buf.index // REGION_CHUNKS]
+        region.madvise(_ADVICE, buf.index % REGION_CHUNKS * self.chunk, self.chunk)
+        return self.chunk
 
     def stats(self) -> ArenaRow:
         """Counters."""
@@ -216,6 +225,7 @@ class Arena:
             buf.ro.release()
             buf.mv.release()
         self._bufs.clear()
+        ARENAS.discard(self)
         try:
             while self._regions:
                 self._regions[-1].close()

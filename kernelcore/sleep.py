@@ -11,8 +11,8 @@ the address of a field, use `(obj, "field")`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from kernelcore.callout import Callout
 from kernelcore.defs import (
@@ -33,6 +33,8 @@ from kernelcore.sched import ASLEEP, BLOCK, assert_can_block, enqueue, tsleep_re
 if TYPE_CHECKING:
     from kernelcore.serialize import Serializer, Spinlock
     from kernelcore.thread import Thread
+
+T = TypeVar("T")
 
 EWOULDBLOCK: Final = errno.EWOULDBLOCK
 EINTR: Final = errno.EINTR
@@ -146,6 +148,27 @@ def wakeup_mycpu(ident: Hashable) -> None:
 def wakeup_mycpu_one(ident: Hashable) -> None:
     """Wake one sleeper of this CPU."""
     _wake_first(mycpu(), ident)
+
+
+async def sleep_until(ident: Hashable, attempt: Callable[[], T | None], wmesg: str) -> T:
+    """Sleep on `ident` until `attempt()` gives something other than None; a wakeup in between is not lost.
+
+    Args:
+        ident: What is woken whenever an attempt may succeed.
+        attempt: Tried after the hook is set, and again after each wakeup. May not sleep.
+        wmesg: Shown by `ps` meanwhile.
+    """
+    while True:
+        tsleep_interlock(ident)
+        try:
+            got = attempt()
+        except BaseException:
+            tsleep_remove(cpu.gd, cpu.gd.gd_curthread)
+            raise
+        if got is not None:
+            tsleep_remove(cpu.gd, cpu.gd.gd_curthread)
+            return got
+        await tsleep(ident, PINTERLOCKED, wmesg)
 
 
 async def lwkt_sleep(wmesg: str, flags: int = 0) -> int:

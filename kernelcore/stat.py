@@ -12,9 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from kernelcore import ipiq as _ipiq
+from kernelcore.arena import ARENAS, ArenaRow
 from kernelcore.defs import LWKT_SPIN_LOOPS, TDF_SYSCALL
 from kernelcore.globaldata import mycpu
+from kernelcore.objcache import ObjCacheRow
 from kernelcore.sched import thread_state
+from kernelcore.zone import ZONE_SIZE
 
 if TYPE_CHECKING:
     from kernelcore.host.domain import Domain
@@ -85,12 +88,41 @@ class PortRow(NamedTuple):
     max: int
 
 
+class MallocRow(NamedTuple):
+    """One malloc type: chunks and bytes in use, the most bytes ever and at most, requests granted and refused."""
+
+    type: str
+    inuse: int
+    memuse: int
+    highuse: int
+    limit: int
+    requests: int
+    blocked: int
+
+
+class SlabRow(NamedTuple):
+    """The slab of one CPU: zones with chunks and without, zones taken from the host and given back."""
+
+    cpu: int
+    zones: int
+    free_zones: int
+    slabs_allocated: int
+    slabs_freed: int
+
+
 _HEADINGS: Final[dict[type, tuple[str, ...]]] = {
     ThreadRow: ("CPU", "TID", "PRI", "STAT", "CRIT", "TOKS", "WMESG", "SWTCH", "CONT", "TIME", "COMMAND"),
     CpuRow: ("CPU", "V_SWTCH", "V_IDLE", "RUNQ", "THREADS", "V_LOCK_COLLS", "V_LOCK_NAME"),
     TokenRow: ("TOKEN", "COLLISIONS", "GEN", "REFS", "HOLDER"),
     IpiqRow: ("CPU", "SENT", "FIFOFULL", "AVOIDED", "PASSIVE", "CSCOUNT", "PENDING"),
     PortRow: ("PORT", "TYPE", "PUTS", "SYNC", "REPLIES", "DEPTH", "MAX"),
+    MallocRow: ("TYPE", "INUSE", "MEMUSE", "HIGHUSE", "LIMIT", "REQUESTS", "BLOCKED"),
+    SlabRow: ("CPU", "ZONES", "FREEZONES", "SLABS_ALLOCATED", "SLABS_FREED"),
+    ObjCacheRow: (
+        *("OBJCACHE", "GETS", "NULL", "PUTS", "WAITING", "EXHAUSTED", "CONTESTED"),
+        *("ALLOCATED", "CACHED", "LIMIT"),
+    ),
+    ArenaRow: ("ARENA", "CHUNK", "LIMIT", "MADE", "INUSE", "PINNED", "ALLOCS", "FAILURES"),
 }
 
 
@@ -180,6 +212,48 @@ def ports(domain: Domain | None = None) -> list[PortRow]:
     return sorted(rows)
 
 
+def vmstat_m(domain: Domain | None = None) -> list[MallocRow]:
+    """Return a row for each malloc type, by name."""
+    sc = _domain(domain).gds[0].gd_slab
+    return sorted(
+        MallocRow(
+            mtype.ks_shortdesc,
+            mtype.ks_inuse,
+            mtype.ks_memuse,
+            mtype.ks_highuse,
+            mtype.ks_limit,
+            mtype.ks_calls,
+            mtype.ks_blocked,
+        )
+        for mtype in (() if sc is None else tuple(sc.slab.types))
+    )
+
+
+def vmstat_m_text(rows: Sequence[MallocRow]) -> str:
+    """Return the rows of `vmstat_m` as a table with a line of totals."""
+    inuse, memuse, requests = (sum(getattr(row, name) for row in rows) for name in ("inuse", "memuse", "requests"))
+    return f"{text(MallocRow, rows)}\nMemory totals: {inuse} chunks, {memuse} bytes in use, {requests} requests"
+
+
+def slab(domain: Domain | None = None) -> list[SlabRow]:
+    """Return a row for each CPU, none where the domain has no slab."""
+    return [
+        SlabRow(gd.gd_cpuid, len(sc.zones), len(sc.free_zones), sc.slabs_allocated, sc.slabs_freed)
+        for gd in _domain(domain).gds
+        if (sc := gd.gd_slab) is not None
+    ]
+
+
+def objcaches(domain: Domain | None = None) -> list[ObjCacheRow]:
+    """Return a row for each object cache, by name."""
+    return sorted(oc.stats() for oc in _snapshot(_domain(domain).objcaches))
+
+
+def arenas() -> list[ArenaRow]:
+    """Return a row for each arena of the process, by name."""
+    return sorted(arena.stats() for arena in _snapshot(ARENAS))
+
+
 def sysctl(domain: Domain | None = None) -> dict[str, int | str]:
     """Return the totals by their sysctl names, and those of each CPU as `lwkt.cpuN`.
 
@@ -209,11 +283,28 @@ def sysctl(domain: Domain | None = None) -> dict[str, int | str]:
         "lwkt.ipiq_passive": sum(row.passive for row in sent),
         "lwkt.ipiq_cscount": sum(row.cscount for row in sent),
         "lwkt.token_collisions": sum(row.collisions for row in tokens(domain)),
+        **_slab_totals(domain),
     }
     for row in cpus:
         for name in row._fields[1:]:
             tree[f"lwkt.cpu{row.cpu}.{name}"] = getattr(row, name)
     return tree
+
+
+def _slab_totals(domain: Domain) -> dict[str, int]:
+    """The slab's totals where there is one; sizes in KiB."""
+    sc = domain.gds[0].gd_slab
+    if sc is None:
+        return {}
+    rows = slab(domain)
+    big = sum(chunk.c_zone.z_chunksize for chunk in tuple(sc.slab.big))
+    return {
+        "kern.zone_big_alloc": big // 1024,
+        "kern.zone_gen_alloc": sum(row.zones + row.free_zones for row in rows) * ZONE_SIZE // 1024,
+        "kern.zone_cache": sc.slab.zone_cache,
+        "kern.slabs_allocated": sum(row.slabs_allocated for row in rows),
+        "kern.slabs_freed": sum(row.slabs_freed for row in rows),
+    }
 
 
 def text(kind: type[NamedTuple], rows: Sequence[tuple[Any, ...]]) -> str:
