@@ -36,7 +36,10 @@ Failures = dict[int, str]
 def run_seeds(seeds: range | list[int]) -> tuple[int, Failures]:
     """Check some seeds; return how many, and what failed."""
     failures = {}
+    parent = multiprocessing.parent_process()
     for seed in seeds:
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # the run was killed: nobody wants the rest
         try:
             check(seed)
         except BaseException as err:  # noqa: BLE001 - every kind of failure is the point

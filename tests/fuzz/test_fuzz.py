@@ -135,6 +135,8 @@ def fail_on_three(seed: int) -> None:
 @pytest.mark.long
 def test_the_long_profile(pytestconfig: pytest.Config) -> None:
     """Goes on where the last run was stopped."""
+    if "long" not in pytestconfig.option.markexpr.replace("not long", ""):
+        pytest.skip("only for `make test-long`")
     assert pytestconfig.cache is not None
     state = pytestconfig.cache.mkdir("fuzz") / "state.json"
     done = long_run("--count", 200_000, "--resume", state)
