@@ -222,6 +222,9 @@ class TreeLab:
         assert kids == ([] if node.is_leaf else [InternalElm._make(elm).subtree_offset for elm in disk.elms[:-1]])
         assert node.buf.nodes is not None
         assert node.buf.nodes[node.off] is node
+        cost = node.cost
+        node.charge(self.cache)
+        assert node.cost == cost
         assert node.buf.cost == sum(other.cost for other in node.buf.nodes.values())
 
     def check_media(self) -> None:

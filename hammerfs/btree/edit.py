@@ -77,11 +77,10 @@ class Editor:
         undo: Keeps former bytes.
     """
 
-    __slots__ = ("_changed", "_rule", "_space", "_superblock", "cache", "tree", "undo")
+    __slots__ = ("_changed", "_space", "_volumes", "cache", "tree", "undo")
 
     def __init__(self, volumes: Volumes, tree: BTree, space: NodeSpace, undo: UndoSpan) -> None:
-        self._superblock = volumes.superblock
-        self._rule = volumes.rule
+        self._volumes = volumes
         self._space = space
         self.tree = tree
         self.cache = tree.cache
@@ -136,7 +135,7 @@ class Editor:
     def set_root(self, root: Node) -> None:
         """Another node is the root."""
         self.undo.save_field("vol0_btree_root")
-        self._superblock.vol0_btree_root = root.off
+        self._volumes.superblock.vol0_btree_root = root.off
 
     def link(self, parent: Node, i: int, base: bytes | memoryview, child: Node) -> None:
         """Insert a child as element `i` of an internal node that is touched and not full; both know it afterwards.
@@ -263,7 +262,7 @@ class Editor:
         return node.mv
 
     def _seal(self, mv: memoryview) -> None:
-        _U32.pack_into(mv, 0, self._rule.compute(mv[4:], 0))
+        _U32.pack_into(mv, 0, self._volumes.rule.compute(mv[4:], 0))
 
     def _bound(self, parent: Node, i: int) -> None:
         """Tell child `i`, if it is loaded, the range its parent gives it now."""

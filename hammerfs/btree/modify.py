@@ -13,6 +13,7 @@ needs no descent.
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 
 from hammerfs.btree.delete import remove_empty
@@ -38,6 +39,9 @@ from hammerfs.keys import Key
 from hammerfs.ondisk.node import LEAF_ELM, ROOT_LEFT, ROOT_RIGHT, LeafElm, NodeHead
 from hammerfs.volumes import Volumes
 
+_DELETE_TID, _DELETE_TS = struct.Struct("<Q"), struct.Struct("<I")
+_DELETE_TID_AT, _DELETE_TS_AT = 24, 44
+"""Bytes of a leaf element."""
 _LOWEST, _END = ROOT_LEFT.sort_key, ROOT_RIGHT.sort_key
 
 
@@ -80,10 +84,7 @@ class TreeWriter:
         if leaf.count == LEAF_ELMS:
             leaf, i = split_leaf(self._editor, self._path, leaf, i, key)
             self._leaf = leaf
-        tid = max(elm.create_tid, elm.delete_tid)
-        if tid > leaf.mirror_tid:
-            raise_mirror_tid(self._editor, self._path, leaf, tid, climb=self._mirror)
-        mv = leaf.mv or self._editor.touch(leaf)
+        mv = self._stamped(leaf, max(elm.create_tid, elm.delete_tid))
         at, count = NODE_HEADER + i * ELM_SIZE, leaf.count
         if i < count:
             end = NODE_HEADER + count * ELM_SIZE
@@ -112,7 +113,9 @@ class TreeWriter:
         elm = leaf.elm(i)
         if elm.delete_tid or tid <= elm.create_tid:
             raise InvalidError(f"record {_text(key)}, deleted 0x{elm.delete_tid:016x}, can't be deleted 0x{tid:016x}")
-        self._rewrite(leaf, i, elm._replace(delete_tid=tid, delete_ts=ts))
+        mv, at = self._stamped(leaf, tid), NODE_HEADER + i * ELM_SIZE
+        _DELETE_TID.pack_into(mv, at + _DELETE_TID_AT, tid)
+        _DELETE_TS.pack_into(mv, at + _DELETE_TS_AT, ts)
         return elm
 
     def replace(self, key: Key, elm: LeafElm) -> None:
@@ -128,7 +131,10 @@ class TreeWriter:
         """
         if elm.sort_key != key:
             raise InvalidError(f"record {_text(key)} can't become {_text(elm.sort_key)} in its place")
-        self._rewrite(*self._find(key), elm)
+        raw = LEAF_ELM.pack(*elm)
+        leaf, i = self._find(key)
+        at = NODE_HEADER + i * ELM_SIZE
+        self._stamped(leaf, max(elm.create_tid, elm.delete_tid))[at : at + ELM_SIZE] = raw
 
     def destroy(self, key: Key) -> LeafElm:
         """Remove a record without trace; its payload is the caller's.
@@ -193,14 +199,11 @@ class TreeWriter:
         self._leaf = None
         self._editor.abandon()
 
-    def _rewrite(self, leaf: Node, i: int, elm: LeafElm) -> None:
-        raw = LEAF_ELM.pack(*elm)
-        tid = max(elm.create_tid, elm.delete_tid)
+    def _stamped(self, leaf: Node, tid: int) -> memoryview:
+        """Bytes of a leaf, writable, whose mirror_tid and those above cover `tid`."""
         if tid > leaf.mirror_tid:
             raise_mirror_tid(self._editor, self._path, leaf, tid, climb=self._mirror)
-        mv = leaf.mv or self._editor.touch(leaf)
-        at = NODE_HEADER + i * ELM_SIZE
-        mv[at : at + ELM_SIZE] = raw
+        return leaf.mv or self._editor.touch(leaf)
 
     def _find(self, key: Key) -> tuple[Node, int]:
         """The leaf of a record, with its path remembered, and the index there."""

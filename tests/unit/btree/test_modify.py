@@ -8,7 +8,7 @@ import pytest
 
 from hammerfs.btree.edit import elm_mirror_tid
 from hammerfs.btree.split import separator
-from hammerfs.const import BTREE_TYPE_INTERNAL, BTREE_TYPE_LEAF, MAX_TID
+from hammerfs.const import BTREE_TYPE_INTERNAL, BTREE_TYPE_LEAF, BUFSIZE, MAX_TID, NODE_SIZE
 from hammerfs.errors import CorruptError, ExistsError, InvalidError, NoSpace, NotFound
 from hammerfs.keys import Key
 from hammerfs.ondisk.node import LeafElm, NodeOndisk
@@ -319,6 +319,17 @@ def test_what_is_no_node_of_the_tree_is_not_moved() -> None:
                 writer.move_node(off)
 
 
+def test_new_nodes_hold_nothing_of_what_was_there_before() -> None:
+    lab = TreeLab.fresh()
+    volume, at = lab.volumes.locate(lab.space.begin, BUFSIZE)
+    volume.dev.pwrite(at, b"\xaa" * BUFSIZE)
+    lab.space.next += NODE_SIZE
+    fill(lab, [record(obj_id) for obj_id in range(1000, 1063)])
+    for off in lab.space.live:
+        assert b"\xaa" * 4 not in lab.media_node(off)
+    assert len(lab.space.live) == 2
+
+
 def test_no_space_leaves_a_sound_tree() -> None:
     lab = TreeLab.fresh()
     lab.space.end = lab.space.next + 10 * 4096
@@ -351,12 +362,13 @@ def test_a_second_section_of_a_span_saves_nothing_again() -> None:
     lab = TreeLab.fresh()
     fill(lab, [record(obj_id) for obj_id in range(1000, 1500)])
     root, before = lab.root, lab.media_nodes()
-    for obj_id in (2000, 2001):
+    for first in (2000, 2001):
         with lab.cache.section():
-            lab.writer.insert(record(obj_id))
+            for obj_id in range(first, first + 400, 2):
+                lab.writer.insert(record(obj_id))
             lab.writer.seal()
             lab.check_memory()
-    assert len(lab.undo.saved) == 1
+    assert len(lab.undo.saved) == 2
     lab.write()
     lab.check_media()
     lab.check_undo(root, before)
