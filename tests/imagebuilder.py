@@ -11,6 +11,7 @@ and header. Nothing of it is how a file system grows; all of it is what the form
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hammerfs.addr import block_size_at, encode, localize, retag, round16
@@ -25,7 +26,6 @@ from hammerfs.const import (
     CAP_DIRHASH_ALG1,
     FIXKEY_SYMLINK,
     HBUFSIZE,
-    LAYER1_ENTRIES,
     LOCALIZE_INODE,
     LOCALIZE_MISC,
     NODE_SIZE,
@@ -54,7 +54,8 @@ from hammerfs.const import (
     ZONE_UNDO,
 )
 from hammerfs.crc import CrcRule
-from hammerfs.device.overlay import OverlayDevice, memory_device
+from hammerfs.device.base import ZeroDevice
+from hammerfs.device.overlay import OverlayDevice
 from hammerfs.keys import KEY_MAX, KEY_MIN, Key, namekey_range
 from hammerfs.ondisk.blockmap import Layer1, Layer2, ZoneDesc
 from hammerfs.ondisk.fifo import encode_dummy
@@ -76,6 +77,37 @@ BUF_BEG = 557056
 FSID = bytes(range(16))
 TIME_US = 1_400_000_000_000_000
 FIRST_OBJ = 0x100000400
+
+
+class _Formatted(ZeroDevice):
+    """What the formatter leaves under all else: freemap tables that know of no big-block, and zeros.
+
+    Args:
+        size: Bytes.
+        rule: Checksums of the volume version.
+    """
+
+    def __init__(self, size: int, rule: CrcRule) -> None:
+        super().__init__(size, "built.img")
+        absent = Layer1(0, BLOCKMAP_UNAVAIL, 0, 0, 0).sealed(rule).encode()
+        beyond = Layer2(ZONE_UNAVAIL, 0, 0, BIGBLOCK_SIZE, 0, 0).sealed(rule).encode()
+        self._tables = [(BUF_BEG, absent * 2), (BUF_BEG + BIGBLOCK_SIZE, beyond * 4)]
+
+    def _preadv(self, off: int, views: Sequence[memoryview], n: int) -> None:
+        for view in views:
+            view[:] = bytes(view.nbytes)
+            for beg, entries in self._tables:
+                first, last = max(off, beg), min(off + view.nbytes, beg + BIGBLOCK_SIZE)
+                if first < last:
+                    at = (first - beg) % len(entries)
+                    repeated = entries * ((last - first) // len(entries) + 2)
+                    view[first - off : last - off] = repeated[at : at + last - first]
+            off += view.nbytes
+
+    def _extents(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        first, last = max(begin, BUF_BEG), min(end, BUF_BEG + 2 * BIGBLOCK_SIZE)
+        if first < last:
+            yield first, last
 
 
 @dataclass
@@ -314,7 +346,7 @@ class ImageBuilder:
         root = self._build_tree()
         blocks = self._next_block + self.free_blocks
         header = self._header(root, blocks)
-        dev = memory_device(BUF_BEG + blocks * BIGBLOCK_SIZE, "built.img")
+        dev = OverlayDevice(_Formatted(BUF_BEG + blocks * BIGBLOCK_SIZE, self.rule))
         for short, raw in self._writes:
             dev.pwrite(BUF_BEG + short, raw)
         self._write_freemap(dev, blocks)
@@ -415,9 +447,8 @@ class ImageBuilder:
 
     def _write_freemap(self, dev: OverlayDevice, blocks: int) -> None:
         base = encode(ZONE_RAW_BUFFER, 0, 0)
-        absent = Layer1(0, BLOCKMAP_UNAVAIL, 0, 0, 0).sealed(self.rule).encode()
         first = Layer1(self.free_blocks, base + BIGBLOCK_SIZE, 0, 0, 0).sealed(self.rule).encode()
-        dev.pwrite(BUF_BEG, first + absent * (LAYER1_ENTRIES // 256 - 1))
+        dev.pwrite(BUF_BEG, first)
         fixed = {0: ZONE_FREEMAP, 1: ZONE_FREEMAP} | {2 + i: ZONE_UNDO for i in range(self.undo_blocks)}
         table = bytearray()
         for block in range(blocks):
@@ -429,8 +460,6 @@ class ImageBuilder:
             else:
                 entry = Layer2(ZONE_FREE, 0, 0, 0, BIGBLOCK_SIZE, 0)
             table += entry.sealed(self.rule).encode()
-        beyond = Layer2(ZONE_UNAVAIL, 0, 0, BIGBLOCK_SIZE, 0, 0).sealed(self.rule).encode()
-        table += beyond * (1024 - blocks % 1024)
         dev.pwrite(BUF_BEG + BIGBLOCK_SIZE, table)
 
     def _write_fifo(self, dev: OverlayDevice) -> None:

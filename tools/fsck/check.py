@@ -8,7 +8,7 @@ from hammerfs.const import BIGBLOCK_SIZE, NODE_SIZE, ZONE_BTREE
 from hammerfs.device.base import Device
 from hammerfs.device.open import Spec, open_devices
 from hammerfs.device.overlay import OverlayDevice
-from hammerfs.errors import CorruptError
+from hammerfs.errors import CorruptError, DeviceError
 from hammerfs.fs import HammerFS
 from hammerfs.volumes import Volumes
 from tools.fsck import phase_fifo, phase_freemap, phase_space, phase_volumes
@@ -132,7 +132,7 @@ class _Check:
         """The file system as recovered in memory, else as it is on the media; None when not even that can be opened."""
         try:
             fs = HammerFS(self._views(), recover="full", cache_bytes=_CACHE_BYTES)
-        except CorruptError as err:
+        except (CorruptError, DeviceError) as err:
             self._report.add_error("recovery-failed", err)
             return HammerFS(self._views(), recover="raw", cache_bytes=_CACHE_BYTES)
         if fs.undone is not None:

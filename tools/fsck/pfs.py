@@ -46,6 +46,11 @@ class PfsChecks:
         """Records of these PFSs (inclusive) may be missing: a part of the tree can't be read."""
         self._lost.append((first, last))
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether records of the current PFS may be missing, so that nothing follows from not having seen one."""
+        return self._pfs_id is not None and self._is_lost(self._pfs_id)
+
     def enter(self, pfs_id: int) -> None:
         """Records of a PFS come."""
         if pfs_id == self._pfs_id:

@@ -71,6 +71,7 @@ class TreeWalk:
 
     def run(self) -> None:
         """Walk."""
+        self._ctx.progress("tree", 0, self._estimate)
         root = self._ctx.volumes.superblock.vol0_btree_root
         stack = [_Child(root, KEY_MIN, KEY_MAX, 0, 0, (1 << 64) - 1, 0)]
         while stack:

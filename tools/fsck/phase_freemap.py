@@ -107,8 +107,11 @@ class _Scan:
         blocks = 0
         if volume is not None:
             blocks = min(max(volume.bigblocks - index % LAYER1_PER_VOLUME * LAYER2_ENTRIES, 0), LAYER2_ENTRIES)
-        if not entry.crc_ok(self._rule):
+        is_sound = entry.crc_ok(self._rule)
+        if not is_sound:
             self._report.add("layer1-crc", f"entry {index}: stored {entry.layer1_crc:08x}", offset=at)
+            if not blocks:
+                return
         if entry.phys_offset == OFF_BAD:
             if blocks:
                 self._report.add("layer1-field", f"entry {index}: has no table for {blocks} big-blocks", offset=at)
@@ -129,7 +132,7 @@ class _Scan:
             self._lose(index)
             return
         self._free += free
-        if free != entry.blocks_free and self._trusted:
+        if free != entry.blocks_free and is_sound and self._trusted:
             self._report.add(
                 "layer1-free", f"entry {index}: {entry.blocks_free} free big-blocks, counted {free}", offset=at
             )

@@ -41,7 +41,7 @@ class _Links:
 
     def count(self) -> None:
         """Follow every entry."""
-        objects, links, kinds, above = self._objects, self._objects.links, self._objects.kinds, self._above
+        links, kinds, above = self._objects.links, self._objects.kinds, self._above
         entries, find = self._entries, self._objects.find
         holder, holder_at = 0, _NONE
         for target, directory, key, kind in zip(
@@ -60,9 +60,6 @@ class _Links:
                 if directory != holder:
                     holder, holder_at = directory, find(directory)
                 above[at] = holder_at
-                if objects.parents[at] != directory and not objects.flags[at] & DAMAGED and links[at] == 1:
-                    parent = objects.parents[at] & (1 << 64) - 1
-                    self._add("directory-parent", f"parent is 0x{parent:016x}, its entry in 0x{directory:016x}", target)
 
     def compare(self, lost_entries: int) -> None:
         """Compare what was counted with what the inodes say."""
@@ -79,9 +76,11 @@ class _Links:
                 if nlinks != 1 or links:
                     self._add("link-count", f"root directory with {nlinks} links, {links} entries", obj_id, at)
                 continue
-            if links == nlinks and (links == 1 or (links and objects.kinds[at] != OBJTYPE_DIRECTORY)):
-                continue
-            if links < nlinks and lost_entries:
+            is_directory = objects.kinds[at] == OBJTYPE_DIRECTORY
+            if links == nlinks and (links == 1 or (links and not is_directory)):
+                if is_directory:
+                    self._parent(at)
+            elif links < nlinks and lost_entries:
                 lost_entries -= 1
             elif links:
                 self._add("link-count", f"{nlinks} links, {links} entries", obj_id, at)
@@ -89,6 +88,14 @@ class _Links:
                 self._add("inode-orphan", f"{nlinks} links and no entry", obj_id, at)
             else:
                 self._add("inode-unlinked", "removed while it was open", obj_id, at)
+
+    def _parent(self, at: int) -> None:
+        """A directory must name the one that holds its entry: `..` leads there."""
+        objects, above = self._objects, self._above[at]
+        if above != _NONE and objects.parents[at] != objects.ids[above]:
+            mask = (1 << 64) - 1
+            what = f"parent is 0x{objects.parents[at] & mask:016x}, its entry in 0x{objects.ids[above] & mask:016x}"
+            self._add("directory-parent", what, objects.ids[at], at)
 
     def loops(self) -> None:
         """Directories whose way up never reaches a directory without an entry."""

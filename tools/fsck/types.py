@@ -107,7 +107,7 @@ class TypeChecks:
         if rec_type == RECTYPE_INODE:
             self._inode(elm, off, payload, live=live)
             return
-        if live and self._index < 0 and rec_type not in _UNOWNED:
+        if live and self._index < 0 and rec_type not in _UNOWNED and not self._pfss.is_lost:
             self._add("record-orphan", f"record type 0x{rec_type:02x} of an object without inode", elm, off)
         if rec_type == RECTYPE_DIRENTRY:
             self._direntry(elm, off, payload, live=live)
@@ -200,18 +200,21 @@ class TypeChecks:
 
     def _direntry(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
         index = self._index
+        if payload is not None and len(payload) <= DIRENTRY_HEAD:
+            self._add("dirent-field", f"directory entry of {len(payload)} bytes", elm, off)
+            payload = None
         if payload is None:
-            if live:
-                self._pfss.lost_entries += 1
+            self._pfss.lost_entries += live
             return
         name = payload[DIRENTRY_HEAD:]
-        if not 0 < len(name) <= MAX_NAME or b"/" in name or b"\0" in name or name in {b".", b".."}:
+        if len(name) > MAX_NAME or b"/" in name or b"\0" in name or name in {b".", b".."}:
             self._add("dirent-field", f"name of {len(name)} bytes: {name[:40]!r}", elm, off)
-            return
+            base = None
+        else:
+            base = self._hash(elm, off, name)
         target, localization, _ = DIRENTRY.unpack_from(payload)
         if localization != elm[7] & ~LOCALIZE_MASK:
             self._add("dirent-field", f"target in localization {localization:08x}", elm, off)
-        base = self._hash(elm, off, name)
         if not live:
             return
         if index >= 0 and not self._objects.flags[index] & DAMAGED:
@@ -261,7 +264,8 @@ class TypeChecks:
             return
         index, objects = self._index, self._objects
         if index < 0:
-            self._add("record-orphan", f"{data_len} bytes of file data of an object without inode", elm, off)
+            if not self._pfss.is_lost:
+                self._add("record-orphan", f"{data_len} bytes of file data of an object without inode", elm, off)
             return
         if base < self._live_end:
             self._add("data-overlap", f"data at file offset {base} begins before {self._live_end}", elm, off)
