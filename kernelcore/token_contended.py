@@ -125,12 +125,8 @@ class ContendedToken(Token):
             return True
         if excl:
             if self.t_count & ~TOK_EXCLREQ:
-                if blocking and self.t_exclreq is None:
-                    self.t_exclreq = td
-                    self.t_count |= TOK_EXCLREQ
-                    if td.td_exclreq is None:
-                        td.td_exclreq = {}
-                    td.td_exclreq[self] = None
+                if blocking:
+                    self.reserve(td)
                 return False
             if self.t_exclreq is td:
                 self._unreserve(td)
@@ -148,6 +144,15 @@ class ContendedToken(Token):
         if self.t_last is not td:
             self.t_last = None
         return True
+
+    def reserve(self, td: Thread) -> None:
+        """Set EXCLREQ for `td`, under `t_lock`, unless somebody else has."""
+        if self.t_exclreq is None:
+            self.t_exclreq = td
+            self.t_count |= TOK_EXCLREQ
+            if td.td_exclreq is None:
+                td.td_exclreq = {}
+            td.td_exclreq[self] = None
 
     def drop(self, td: Thread) -> None:
         """Give back one reference of `td`, under `t_lock`: nested ones first, the owning one last."""

@@ -30,7 +30,7 @@ from kernelcore.panic import KernelPanic, thread_label
 from kernelcore.sched import lwkt_schedule, thread_state
 from kernelcore.switch import pick, resume
 from kernelcore.thread import Thread, lwkt_create
-from kernelcore.token_contended import ContendedToken
+from kernelcore.token_thread import ThreadToken
 
 T = TypeVar("T")
 
@@ -56,9 +56,10 @@ class ThreadHost(Domain):
         kwargs.setdefault("name", "threads")
         super().__init__(ncpus, **kwargs)
         cpu.gd = here  # this OS thread is no CPU
-        self.token_class = ContendedToken
+        self.token_class = ThreadToken
         self._idle = [False] * ncpus  # each entry: set by its CPU, taken back by whoever rings
         self._bells = [Bell() for _ in range(ncpus)]
+        self._to_ring: list[list[Bell]] = [[] for _ in range(ncpus)]  # by the CPU that will
         self._passive: dict[int, None] = {}  # CPUs for which passive IPIs lie about
         self._stopping = False
         self._stopped = False
@@ -250,12 +251,14 @@ class ThreadHost(Domain):
         resume(self, gd, td)
         if self.stats:
             td.td_cputime += self.clock() - began
+        self._ring(gd)
 
     def _halt(self, gd: GlobalData) -> None:
         """Say idle, look again, wait: what came before the word is seen here, what comes after it rings."""
         me = gd.gd_cpuid
         gd.gd_cnt.v_idle += 1
         self._idle[me] = True
+        self._ring(gd)
         if not self._found_work(gd):
             self._bells[me].wait(self._seconds_to_timer(gd))
         self._idle[me] = False
@@ -267,21 +270,36 @@ class ThreadHost(Domain):
         deadline = next_deadline(gd)
         return None if deadline is None else deadline - self.clock()
 
+    def _wake(self, gd: GlobalData) -> None:
+        """From an OS thread that is no CPU."""
+        if self._idle[gd.gd_cpuid]:
+            self._idle[gd.gd_cpuid] = False
+            self._bells[gd.gd_cpuid].ring()
+
     def _run_clock(self) -> None:
         while not self._tick.wait(TICK):
             for gd in self.gds:
                 if self._passive.pop(gd.gd_cpuid, gd) is None:
-                    self.signal(gd)
+                    self._wake(gd)
                 if gd.gd_runmask:
                     gd.gd_resched = True
 
     # ------------------------------------------------------------ called by the services
 
     def signal(self, target: GlobalData) -> None:
-        """Wake `target` if it is idle; if it is not, it will look at its queues before it idles."""
+        """Wake `target` if it is idle; if it is not, it will look at its queues before it idles.
+
+        Its bell is rung when the CPU that asks has come to the end of its step: where that idles next, the interpreter
+        lock is free at once, and several signals are one ring.
+        """
         if self._idle[target.gd_cpuid]:
             self._idle[target.gd_cpuid] = False
-            self._bells[target.gd_cpuid].ring()
+            self._to_ring[cpu.gd.gd_cpuid].append(self._bells[target.gd_cpuid])
+
+    def _ring(self, gd: GlobalData) -> None:
+        bells = self._to_ring[gd.gd_cpuid]
+        while bells:
+            bells.pop().ring()
 
     def note_passive(self, target: GlobalData) -> None:
         """`target` finds it by itself, at the next tick at the latest."""
@@ -289,7 +307,7 @@ class ThreadHost(Domain):
 
     def wake_host(self) -> None:
         """From any OS thread: CPU 0 takes what was posted."""
-        self.signal(self.gds[0])
+        self._wake(self.gds[0])
 
     def kick(self) -> None:
         """Nothing to do: a CPU looks by itself for what is ready."""
@@ -302,6 +320,7 @@ class ThreadHost(Domain):
         """
         if self._stopping or self._error is not None:
             raise KernelPanic(f"domain '{self.name}' stopped while {thread_label(gd.gd_curthread)} was spinning")
+        self._ring(gd)
         time.sleep(SPIN_SECONDS)
 
     def panic_hook(self, td: Thread, exc: BaseException) -> None:

@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from kernelcore.lab import bench_lwkt
+from kernelcore.lab import bench_host, bench_lwkt
 from kernelcore.lab.bench import FULL, QUICK, Case, Effort, Row, json_text, run_case, select, text_table
 
 
 def all_cases() -> list[Case]:
     """Return every case, in the order of the table."""
-    return [*bench_lwkt.CASES]
+    return [*bench_lwkt.CASES, *bench_host.CASES]
 
 
 def run(cases: list[Case], effort: Effort) -> Iterator[Row]:

@@ -45,10 +45,12 @@ Program = Callable[[ThreadHost, int], Coroutine[Any, Any, None]]
 
 @pytest.fixture(autouse=True)
 def nervous() -> Iterator[None]:
-    """Have the interpreter change OS threads as often as it can."""
+    """Have the interpreter change OS threads as often as it can; forget the hosts of other tests."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
+    cpu.gd = NO_CPU
     yield
+    cpu.gd = NO_CPU
     sys.setswitchinterval(before)
 
 
@@ -460,7 +462,6 @@ def test_another_host_works_beside_it(host: ThreadHost) -> None:
     up = UpHost(name="beside")
     assert (host.call(name()), up.call(name())) == ("threads", "beside")
     up.stop()
-    cpu.gd = NO_CPU
 
 
 def test_the_plain_slot_comes_back_with_the_last_host() -> None:
