@@ -289,8 +289,9 @@ def _pieces_in(records: Records, inode: Inode, beg: int, end: int) -> Iterator[t
     for extent in dirty.placed_in(beg, end):
         start, stop = max(extent.base, beg), min(extent.end, end)
         yield from _extents_in(records, inode, pos, min(start, limit))
-        yield extent, start, stop
-        pos = stop
+        if start < stop:
+            yield extent, start, stop
+            pos = stop
     yield from _extents_in(records, inode, pos, min(end, limit))
 
 

@@ -21,7 +21,7 @@ from hammerfs.errors import CorruptError, NameTooLong, NotFound
 from hammerfs.inode import Inode, need_dir
 from hammerfs.keys import MAX_INT64, namekey_range
 from hammerfs.ondisk.node import LeafElm
-from hammerfs.ondisk.records import DirentryData
+from hammerfs.ondisk.records import DIRENTRY_HEAD, DirentryData
 from hammerfs.record import Records, place_of
 
 FIRST_COOKIE = 2
@@ -78,7 +78,7 @@ class Probe(NamedTuple):
 
 
 def probe(records: Records, directory: Inode, name: bytes) -> Probe:
-    """Find a name in a directory of the head, or the place it would get.
+    """Find a name in a directory, or the place it would get.
 
     Raises:
         NotADirectory: Not a directory.
@@ -92,22 +92,39 @@ def probe(records: Records, directory: Inode, name: bytes) -> Probe:
     pending = directory.entries
     if pending is not None and name in pending.added:
         return Probe(pending.added[name], None)
+    taken: set[int] = set()
+    for elm in _with_hash(records, directory, name):
+        taken.add(elm.key)
+        if elm.data_len == len(name) + DIRENTRY_HEAD and (pending is None or elm.key not in pending.removed):
+            entry = _decode(records, elm)
+            if entry.name == name:
+                return Probe(entry, None)
+    return Probe(None, _free_key(directory, name, taken))
+
+
+def find_free_key(records: Records, directory: Inode, name: bytes, *, besides: int | None = None) -> int | None:
+    """A key under which a name could be stored beside one that is there; errors as `probe`."""
+    taken = {elm.key for elm in _with_hash(records, directory, name)}
+    if besides is not None:
+        taken.add(besides)
+    return _free_key(directory, name, taken)
+
+
+def _with_hash(records: Records, directory: Inode, name: bytes) -> Iterator[LeafElm]:
+    """Entries of the media that may have the name, by their keys."""
     first, last = namekey_range(name, directory.data.cap_flags)
     localization = entry_localization(directory)
-    free = first
-    taken: set[int] = set()
     for elms in records.between(localization, directory.obj_id, RECTYPE_DIRENTRY, first, last, directory.asof):
-        for elm in elms:
-            taken.add(elm.key)
-            if elm.data_len == len(name) + 16 and (pending is None or elm.key not in pending.removed):
-                entry = _decode(records, elm)
-                if entry.name == name:
-                    return Probe(entry, None)
-    while free <= last and (
-        free in taken or (pending is not None and (free in pending.keys or free in pending.removed))
-    ):
-        free += 1
-    return Probe(None, free if free <= last else None)
+        yield from elms
+
+
+def _free_key(directory: Inode, name: bytes, taken: set[int]) -> int | None:
+    """The first key of a name that nobody has; keys of removed entries are taken until the flush."""
+    first, last = namekey_range(name, directory.data.cap_flags)
+    pending = directory.entries
+    while first in taken or (pending is not None and (first in pending.keys or first in pending.removed)):
+        first += 1
+    return first if first <= last else None
 
 
 def lookup(records: Records, directory: Inode, name: bytes) -> Dirent:

@@ -77,11 +77,24 @@ class DirtyData:
         mtime: Its modification time, microseconds; a reader's REDO moves it on.
     """
 
-    __slots__ = ("blocks", "log", "log_bytes", "logged_size", "media_limit", "memory_bytes", "mtime", "placed", "size")
+    __slots__ = (
+        "blocks",
+        "log",
+        "log_bytes",
+        "logged_size",
+        "media_limit",
+        "media_size",
+        "memory_bytes",
+        "mtime",
+        "placed",
+        "size",
+    )
 
     def __init__(self, size: int, mtime: int = 0) -> None:
         self.size = size
         self.mtime = mtime
+        self.media_size = size
+        """Size by the inode on the media: no record begins behind it."""
         self.media_limit = size
         """File offset from which the media's data does not count: a truncation cut it off."""
         self.blocks: dict[int, DirtyBlock] = {}
@@ -99,6 +112,11 @@ class DirtyData:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put bytes at an offset; newer ones win. No extent may be placed where they go (see `placed_in`)."""
+        self.put(offset, data)
+        self.wrote(offset, offset + len(data))
+
+    def put(self, offset: int, data: bytes | memoryview) -> None:
+        """As `write` for bytes that were there already: neither the size nor the log change."""
         view = memoryview(data)
         done, n = 0, len(view)
         while done < n:
@@ -112,7 +130,6 @@ class DirtyData:
                 block = self.blocks[base] = DirtyBlock(base)
             self.memory_bytes += block.write(start, view[done : done + take])
             done += take
-        self.wrote(offset, offset + n)
 
     def wrote(self, beg: int, end: int) -> None:
         """Bytes in [beg, end) are new, wherever they are kept."""
@@ -155,14 +172,20 @@ class DirtyData:
                 if first < last:
                     yield base + first, view[first:last]
 
-    def taken(self) -> None:
-        """All of it has reached the tree."""
-        self.blocks = {}
-        self.placed = {}
+    def forget(self) -> None:
+        """Drop all that is in memory."""
+        self.blocks.clear()
         self.memory_bytes = 0
-        self.media_limit = self.logged_size = self.size
+
+    def force(self, base: int) -> None:
+        """Have a block written anew although nothing in it was."""
+        self.blocks[base] = DirtyBlock(base)
+
+    def log_taken(self) -> None:
+        """The FIFO holds all that was logged."""
         self.log = []
         self.log_bytes = 0
+        self.logged_size = self.size
 
 
 def _bases(keyed: dict[int, DirtyBlock] | dict[int, Extent], beg: int, end: int) -> Iterator[int]:

@@ -81,8 +81,9 @@ class HammerFS:
         self.recovery: RecoveryScan | None = None
         """Active range of the FIFO, when it was looked for."""
         self.undone: UndoSummary | None = None
-        """What was rolled back in memory, if anything."""
-        fifo = None if recover == "raw" else self._undo()
+        """What was rolled back, if anything."""
+        if recover != "raw":
+            self._undo()
         self.cache = BufferCache(self.volumes, cache_bytes)
         self.freemap = Freemap(self.volumes, self.cache)
         self.blockmap = BlockMap(self.volumes, self.freemap)
@@ -91,8 +92,8 @@ class HammerFS:
         self.inodes = Inodes(self.records)
         self.pfs = PfsTable(self.records)
         self.namei = Namei(self.records, self.inodes, self.pfs, asof)
-        if recover == "full" and fifo is not None:
-            self._redo(fifo)
+        if recover == "full":
+            self._redo()
         self.cache.inline = inline
 
     @classmethod
@@ -210,6 +211,11 @@ class HammerFS:
 
     # The file system as a whole
 
+    @property
+    def newest_tid(self) -> int:
+        """TID of the newest state on the media."""
+        return self.volumes.superblock.vol0_next_tid
+
     def statfs(self) -> Statfs:
         """Space and number of inodes."""
         head = self.volumes.superblock
@@ -242,12 +248,12 @@ class HammerFS:
         """The newest TID that is not younger than a time; see `history.tid_at`."""
         return history.tid_at(self.records, ts)
 
-    def _undo(self) -> UndoFifo | None:
-        """Stage 1 in memory; the FIFO when there was something to undo."""
+    def _undo(self) -> None:
+        """Stage 1 of recovery, in memory: the media is not written to."""
         fifo = UndoFifo(self.volumes)
         self.recovery = scan_fifo(fifo, self.volumes.version)
         if not self.recovery.is_dirty:
-            return None
+            return
         overlays = {}
         for volume in self.volumes:
             overlays[volume.vol_no] = OverlayDevice(volume.dev, granule=_UNDO_GRANULE, readonly=True)
@@ -259,10 +265,10 @@ class HammerFS:
         for volume in self.volumes:
             volume.dev = overlays[volume.vol_no]
         self.volumes.reload()
-        return fifo
 
-    def _redo(self, fifo: UndoFifo) -> None:
-        """Stage 2 in memory."""
+    def _redo(self) -> list[Inode]:
+        """Stage 2: fsynced writes come back as contents in memory; the files concerned."""
         if self.recovery is None or self.undone is None or self.undone.redo_from is None:
-            return
-        replay(self.inodes, operations(fifo, self.recovery, self.undone.redo_from))
+            return []
+        fifo = UndoFifo(self.volumes)
+        return replay(self.inodes, operations(fifo, self.recovery, self.undone.redo_from))

@@ -235,14 +235,12 @@ class Inodes:
         limit: Most inodes kept.
     """
 
-    __slots__ = ("_cached", "_limit", "_records", "gone")
+    __slots__ = ("_cached", "_limit", "_records")
 
     def __init__(self, records: Records, limit: int = 20_000) -> None:
         self._records = records
         self._limit = limit
         self._cached: OrderedDict[tuple[int, int, int], Inode] = OrderedDict()
-        self.gone: set[tuple[int, int]] = set()
-        """(PFS id, object id) of objects removed whose records are still in the tree."""
 
     def __iter__(self) -> Iterator[Inode]:
         return iter(self._cached.values())
@@ -255,6 +253,13 @@ class Inodes:
             CorruptError: Its record is damaged.
             BufferMiss: As `BufferCache.bread`.
         """
+        inode = self.get_dead_or_alive(pfs_id, obj_id, asof)
+        if not inode.data.nlinks and inode.is_dead:
+            raise NotFound("has been removed", obj_id=obj_id, localization=localize(pfs_id))
+        return inode
+
+    def get_dead_or_alive(self, pfs_id: int, obj_id: int, asof: int = MAX_TID) -> Inode:
+        """As `get`, also an object that has no name any more and that nobody has open."""
         ident = (pfs_id, obj_id, asof)
         inode = self._cached.get(ident)
         if inode is None:
@@ -290,9 +295,7 @@ class Inodes:
 
     def _load(self, pfs_id: int, obj_id: int, asof: int) -> Inode:
         localization = localize(pfs_id, LOCALIZE_INODE)
-        elm = None
-        if asof != MAX_TID or (pfs_id, obj_id) not in self.gone:
-            elm = self._records.lookup(localization, obj_id, RECTYPE_INODE, 0, asof)
+        elm = self._records.lookup(localization, obj_id, RECTYPE_INODE, 0, asof)
         if elm is None:
             raise NotFound("no such object", obj_id=obj_id, localization=localization)
         try:

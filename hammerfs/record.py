@@ -9,6 +9,7 @@ from hammerfs.btree.search import BTree
 from hammerfs.cache import BufferCache
 from hammerfs.const import (
     BUFSIZE,
+    MAX_TID,
     XBUFSIZE,
     ZONE_LARGE_DATA,
     ZONE_META,
@@ -48,6 +49,10 @@ class Records:
         """Visible records of one type of an object, by key."""
         beg, end = key_range(localization, obj_id, rec_type)
         return scan_asof(self.tree, beg, end, asof)
+
+    def visible(self, beg: Key, end: Key) -> Iterator[LeafElm]:
+        """Live records with beg <= sort key < end."""
+        return scan_asof(self.tree, beg, end, MAX_TID)
 
     def between(
         self, localization: int, obj_id: int, rec_type: int, first: int, last: int, asof: int

@@ -31,6 +31,8 @@ def stored_target(records: Records, inode: Inode) -> bytes:
     size = inode.data.size
     if size <= INODE_SYMLINK_MAX:
         return inode.data.symlink[:size]
+    if inode.target is not None:
+        return inode.target
     localization = localize(inode.pfs_id, LOCALIZE_MISC)
     elm = records.lookup(localization, inode.obj_id, RECTYPE_FIX, FIXKEY_SYMLINK, inode.asof)
     if elm is None:

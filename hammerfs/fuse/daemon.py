@@ -1,4 +1,4 @@
-"""The life of a mount: open the volumes, mount, serve until it is unmounted or told to end, close."""
+"""The life of a mount: open the volumes, mount, serve until it is unmounted or told to end, flush, close."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from hammerfs.errors import HammerError, UsageError
+from hammerfs.device.open import open_devices
+from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.fuse import loop
-from hammerfs.fuse.mountpoint import check_mountpoint, raise_read_ahead
+from hammerfs.fuse.mountpoint import check_mountpoint, detach, raise_read_ahead, unmount
 from hammerfs.fuse.operations import Operations
 from hammerfs.fuse.options import MountOptions
 from hammerfs.fuse.service import Service
+from hammerfs.fuse.write_operations import WritableOperations
+from hammerfs.rw import WritableFS
 from hammerfs.vfs.vfs import Look, Vfs
 from hammerfs.viewspec import parse_asof, parse_pfs
 from kernelcore.host.iocpu import IoCpu
@@ -36,7 +39,7 @@ class MountFailed(HammerError):
 
 
 def serve(volumes: Sequence[str], mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
-    """Mount and serve; returns when the file system has been unmounted.
+    """Mount and serve; returns when the file system has been unmounted and all is on the media.
 
     Args:
         volumes: The volumes, each maybe a colon list.
@@ -47,19 +50,15 @@ def serve(volumes: Sequence[str], mountpoint: str, options: MountOptions, ready:
     Raises:
         UsageError: Options that don't fit.
         MountFailed: It can't be mounted there.
-        HammerError: The volumes can't be opened.
+        HammerError: The volumes can't be opened, or not everything could be flushed at the end.
     """
-    if not options.read_only:
-        raise UsageError("this version mounts read-only: use -o ro")
     mountpoint = os.path.abspath(mountpoint)  # the daemon leaves the current directory
     check_mountpoint(mountpoint)
-    with HammerFS.open(list(volumes), recover=options.recover, cache_bytes=options.cache_bytes, warn=log.warning) as fs:
-        vfs = Vfs(fs, _look(fs, options))
-        fs.cache.inline = False
-        try:
-            trio.run(_run, vfs, _source(volumes), mountpoint, options, ready)
-        except BaseExceptionGroup as group:
-            raise sole_cause(group) from None
+    mount = _Mount(volumes, mountpoint, options, ready)
+    try:
+        trio.run(mount.run)
+    except BaseExceptionGroup as group:
+        raise sole_cause(group) from None
 
 
 def sole_cause(group: BaseException) -> BaseException:
@@ -69,50 +68,123 @@ def sole_cause(group: BaseException) -> BaseException:
     return group
 
 
-def _source(volumes: Sequence[str]) -> str:
-    """What /proc/mounts shows: the volumes as one list of absolute names."""
-    names = [name for text in volumes for name in ([text] if Path(text).exists() else text.split(":"))]
-    return ":".join(os.path.abspath(name) for name in names)
+class _Mount:
+    """One mount, from opening to closing.
 
+    Args:
+        volumes: As for `serve`.
+        mountpoint: As for `serve`, absolute.
+        options: As for `serve`.
+        ready: As for `serve`.
+    """
 
-def _look(fs: HammerFS, options: MountOptions) -> Look:
-    pfs_id = 0 if options.pfs is None else parse_pfs(fs, options.pfs)
-    return Look(
-        pfs_id,
-        None if options.asof is None else parse_asof(fs, pfs_id, options.asof),
-        options.snapdir,
-        options.snapdir_name,
-        options.snapfmt,
-        options.ownership,
-    )
+    def __init__(
+        self, volumes: Sequence[str], mountpoint: str, options: MountOptions, ready: Callable[[], None]
+    ) -> None:
+        self._volumes = list(volumes)
+        self._mountpoint = mountpoint
+        self._options = options
+        self._ready = ready
 
+    async def run(self) -> None:
+        """Serve."""
+        host = TrioHost(name="hammer")
+        async with trio.open_nursery() as nursery:
+            host.start(nursery)
+            io = IoCpu(host, "io0")
+            try:
+                with await self._open(host, io) as fs:
+                    await self._serve(fs, host, io)
+            finally:
+                io.stop()
+                await host.shutdown()
+                nursery.cancel_scope.cancel()
 
-async def _run(vfs: Vfs, source: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
-    host = TrioHost(name="hammer")
-    async with trio.open_nursery() as nursery:
-        host.start(nursery)
-        io = IoCpu(host, "io0")
-        service = Service(vfs.fs, host, io)
-        loop.install(pyfuse3, lambda: not service.waiting)
-        await nursery.start(_end_by_signal)
-        _mount(Operations(vfs, service), mountpoint, options.for_fuse(source))
+    async def _open(self, host: TrioHost, io: IoCpu) -> HammerFS:
+        options = self._options
+        if options.read_only:
+            return HammerFS.open(
+                self._volumes, recover=options.recover, cache_bytes=options.cache_bytes, warn=log.warning
+            )
+        devices = open_devices(self._volumes, readonly=False, warn=log.warning)
         try:
-            nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, mountpoint)
-            ready()
-            _quiet_collector()
-            await pyfuse3.main()
+            fs = WritableFS(
+                devices,
+                options.writing,
+                cache_bytes=options.cache_bytes,
+                host=host,
+                submit=io.call,
+                redo=options.recover == "full",
+            )
+            await host.syscall(fs.start(), "mount")
+        except BaseException:
+            for dev in devices:
+                dev.close()
+            raise
+        return fs
+
+    async def _serve(self, fs: HammerFS, host: TrioHost, io: IoCpu) -> None:
+        """From a file system that is open to one that has been flushed."""
+        service = Service(fs, host, io)
+        try:
+            vfs = Vfs(fs, self._look(fs))
+            fs.cache.inline = False
+            operations = (
+                WritableOperations(vfs, service, fs) if isinstance(fs, WritableFS) else Operations(vfs, service)
+            )
+            await self._until_unmounted(operations, service)
         finally:
-            pyfuse3.close(unmount=True)
-            io.stop()
-            await host.shutdown()
-            nursery.cancel_scope.cancel()
+            if isinstance(fs, WritableFS):
+                with trio.CancelScope(shield=True):
+                    await host.syscall(fs.finish(), "unmount")
 
+    async def _until_unmounted(self, operations: Operations, service: Service) -> None:
+        loop.install(pyfuse3, lambda: not service.waiting)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._end_by_signal)
+            self._mount(operations)
+            try:
+                nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, self._mountpoint)
+                self._ready()
+                _quiet_collector()
+                await pyfuse3.main()
+            finally:
+                pyfuse3.close(unmount=True)
+                nursery.cancel_scope.cancel()
 
-def _mount(operations: Operations, mountpoint: str, words: set[str]) -> None:
-    try:
-        pyfuse3.init(operations, mountpoint, words)
-    except RuntimeError as err:
-        raise MountFailed(f"cannot mount on {mountpoint}: {err}") from None
+    def _look(self, fs: HammerFS) -> Look:
+        options = self._options
+        pfs_id = 0 if options.pfs is None else parse_pfs(fs, options.pfs)
+        return Look(
+            pfs_id,
+            None if options.asof is None else parse_asof(fs, pfs_id, options.asof),
+            options.snapdir,
+            options.snapdir_name,
+            options.snapfmt,
+            options.ownership,
+        )
+
+    def _mount(self, operations: Operations) -> None:
+        try:
+            pyfuse3.init(operations, self._mountpoint, self._options.for_fuse(self._source()))
+        except RuntimeError as err:
+            raise MountFailed(f"cannot mount on {self._mountpoint}: {err}") from None
+
+    def _source(self) -> str:
+        """What /proc/mounts shows: the volumes as one list of absolute names."""
+        names = [name for text in self._volumes for name in ([text] if Path(text).exists() else text.split(":"))]
+        return ":".join(os.path.abspath(name) for name in names)
+
+    async def _end_by_signal(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """SIGTERM, SIGINT and SIGHUP end the mount as an unmount does: the kernel first hands over what it holds."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("ended by %s", signal.Signals(number).name)
+                if not await trio.to_thread.run_sync(unmount, self._mountpoint):
+                    log.warning("%s is busy: it goes away under those who use it", self._mountpoint)
+                    await trio.to_thread.run_sync(detach, self._mountpoint)
+                    pyfuse3.terminate()
 
 
 def _quiet_collector() -> None:
@@ -120,12 +192,3 @@ def _quiet_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
-
-
-async def _end_by_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """SIGTERM, SIGINT and SIGHUP end the mount as an unmount does."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("ended by %s", signal.Signals(number).name)
-            pyfuse3.terminate()

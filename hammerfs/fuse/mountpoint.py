@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
 from pathlib import Path
 
+import pyfuse3
+
+from hammerfs.device import media
 from hammerfs.device.mounts import mount_table
 from hammerfs.errors import HammerError
 
@@ -51,6 +55,35 @@ def raise_read_ahead(mountpoint: str) -> None:
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB), encoding="ascii")
     except OSError as err:
         log.debug("read-ahead stays as it is: %s", err)
+
+
+def unmount(mountpoint: str) -> bool:
+    """Unmount; whether that was possible. Blocks: the kernel hands over unwritten data first."""
+    return any(subprocess.run(words, check=False, capture_output=True).returncode == 0 for words in _ways(mountpoint))
+
+
+def detach(mountpoint: str) -> None:
+    """Have a busy mount vanish from the tree after its unwritten data has been handed over. Blocks."""
+    _write_back(mountpoint)
+    for words in _ways(mountpoint, "-l" if media.IS_LINUX else "-f"):
+        if subprocess.run(words, check=False, capture_output=True).returncode == 0:
+            return
+
+
+def _ways(mountpoint: str, *how: str) -> list[list[str]]:
+    """Commands that unmount, the user's way last."""
+    ways = [["umount", *how, mountpoint]]
+    if media.IS_LINUX:
+        ways.append(["fusermount3", "-u", *(["-z"] if how else []), mountpoint])
+    return ways
+
+
+def _write_back(mountpoint: str) -> None:
+    """Let the kernel write what it holds of the mount."""
+    try:
+        pyfuse3.syncfs(mountpoint)
+    except OSError as err:
+        log.debug("%s can't be written back: %s", mountpoint, err)
 
 
 def _device_of(mountpoint: str) -> str | None:

@@ -38,6 +38,10 @@ class NodeTable:
         if number in self._nodes:
             self._attrs[number] = attrs
 
+    def forget_attrs(self, number: int) -> None:
+        """The attributes of a node have changed."""
+        self._attrs.pop(number, None)
+
     def looked_up(self, node: Node, attrs: pyfuse3.EntryAttributes) -> None:
         """The kernel is given one more reference."""
         number = node.number

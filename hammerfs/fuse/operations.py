@@ -32,7 +32,7 @@ _PAGE = 64
 """Entries of a directory made ready at a time: some milliseconds' work where nothing of them is cached."""
 _LISTED = 20_000
 """Entries of directories kept ready in all."""
-_NAMES = 20_000
+NAMES_KEPT = 20_000
 """Names kept ready; some 8 MB."""
 _MAX_OBJ_ID = (1 << 63) - 1
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
@@ -104,10 +104,10 @@ class Operations(pyfuse3.Operations):
         try:
             node, attrs = await self._service.call(self._look_up, parent, name)
         except NotFound:
-            return _nothing()
+            return self.nothing()
         except HammerError as err:
             raise self._refusal(err) from err
-        if len(self._names) >= _NAMES:
+        if len(self._names) >= NAMES_KEPT:
             self._names.clear()
         self._names[parent_inode, name] = node, attrs
         self._nodes.looked_up(node, attrs)
@@ -203,6 +203,14 @@ class Operations(pyfuse3.Operations):
         except HammerError as err:
             raise self._refusal(err) from err
 
+    @staticmethod
+    def nothing() -> EntryAttributes:
+        """That a name does not exist."""
+        attrs = EntryAttributes()
+        attrs.st_ino = InodeT(0)
+        attrs.entry_timeout = FOR_EVER
+        return attrs
+
     def _refusal(self, err: HammerError) -> FUSEError:
         """The errno of an error; damage is logged, each place once."""
         if isinstance(err, CorruptError) or err.errno == errno.EIO:
@@ -233,12 +241,12 @@ class Operations(pyfuse3.Operations):
             node = self._vfs.parent(parent)
         else:
             node = self._vfs.lookup(parent, name)
-        return node, self._nodes.attrs(node.number) or _entry(self._vfs.getattr(node))
+        return node, self._nodes.attrs(node.number) or entry_attributes(self._vfs.getattr(node))
 
     async def _attrs_of(self, node: Node) -> EntryAttributes:
         attrs = self._nodes.attrs(node.number)
         if attrs is None:
-            attrs = _entry(await self._answer(self._vfs.getattr, node))
+            attrs = entry_attributes(await self._answer(self._vfs.getattr, node))
             self._nodes.keep_attrs(node.number, attrs)
         return attrs
 
@@ -267,7 +275,7 @@ class Operations(pyfuse3.Operations):
         for name, following, found in islice(self._vfs.list_dir(node, position), _PAGE - len(page)):
             attrs = self._nodes.attrs(found.number)
             try:
-                attrs = attrs or _entry(self._vfs.getattr(found))
+                attrs = attrs or entry_attributes(self._vfs.getattr(found))
             except HammerError:
                 continue  # looking it up says what is wrong with it
             page.append(Entry(name, following, found, attrs))
@@ -296,7 +304,8 @@ def _next_of(entry: Entry) -> int:
     return entry.next
 
 
-def _entry(found: Stat) -> EntryAttributes:
+def entry_attributes(found: Stat) -> EntryAttributes:
+    """What the kernel is told of an object, to be kept for ever."""
     attrs = EntryAttributes()
     attrs.st_ino = InodeT(found.ino)
     attrs.st_mode = pyfuse3.ModeT(found.mode)
@@ -318,12 +327,4 @@ def _number_only(node: Node) -> EntryAttributes:
     attrs = EntryAttributes()
     attrs.st_ino = InodeT(node.number)
     attrs.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o555)
-    return attrs
-
-
-def _nothing() -> EntryAttributes:
-    """That a name does not exist."""
-    attrs = EntryAttributes()
-    attrs.st_ino = InodeT(0)
-    attrs.entry_timeout = FOR_EVER
     return attrs

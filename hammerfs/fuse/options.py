@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from hammerfs.cache import DEFAULT_CACHE_BYTES, MIN_CACHE_BYTES
+from hammerfs.changes import WriteOptions
 from hammerfs.errors import UsageError
 from hammerfs.fs import Recover
 from hammerfs.vfs.attrs import Ownership
@@ -48,6 +49,7 @@ class MountOptions:
         allow_other: Whether other users may come in; None: when root mounts.
         default_permissions: Whether the kernel checks permissions; None: when root mounts.
         max_read: Most bytes of one read request; None: the kernel's own limit.
+        writing: How the file system is written to.
         kernel_flags: Words for the kernel.
     """
 
@@ -65,6 +67,7 @@ class MountOptions:
     allow_other: bool | None = None
     default_permissions: bool | None = None
     max_read: int | None = None
+    writing: WriteOptions = field(default_factory=WriteOptions)
     kernel_flags: set[str] = field(default_factory=set)
 
     @property
@@ -109,6 +112,8 @@ def parse_options(lists: Iterable[str]) -> MountOptions:
 
 def _apply(options: MountOptions, word: str) -> None:
     name, equals, value = word.partition("=")
+    if _apply_writing(options.writing, name, value, has_value=bool(equals)):
+        return
     if not equals and name in _FLAGS:
         attribute, setting = _FLAGS[name]
         setattr(options, attribute, setting)
@@ -126,6 +131,21 @@ def _apply(options: MountOptions, word: str) -> None:
         options.kernel_flags.update({"nosuid", "nodev", "noexec"})
     elif not (not equals and name in _SWALLOWED) and not word.startswith(_SWALLOWED_PREFIXES):
         raise UsageError(f"unknown mount option '{word}'")
+
+
+def _apply_writing(writing: WriteOptions, name: str, value: str, *, has_value: bool) -> bool:
+    """Take a word about writing; whether it was one."""
+    if name in _WRITING_FLAGS and not has_value:
+        attribute, setting = _WRITING_FLAGS[name]
+        setattr(writing, attribute, setting)
+    elif name in _WRITING_VALUES and has_value:
+        attribute, lowest, highest = _WRITING_VALUES[name]
+        if not value.isdecimal() or not lowest <= int(value) <= highest:
+            raise UsageError(f"option {name}: '{value}' is no number from {lowest} to {highest}")
+        setattr(writing, attribute, int(value))
+    else:
+        return False
+    return True
 
 
 def _number(text: str) -> int:
@@ -204,6 +224,19 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "umask": ("umask", _octal),
     "cache": ("cache_bytes", _cache_size),
     "max_read": ("max_read", _number),
+}
+
+
+_WRITING_FLAGS: dict[str, tuple[str, Any]] = {
+    "nohistory": ("nohistory", True),
+    "history": ("nohistory", False),
+    "nomirror": ("master_id", None),
+    "mirror": ("master_id", 0),
+}
+_WRITING_VALUES = {
+    "master": ("master_id", 0, 15),
+    "fsync_mode": ("fsync_mode", 0, 4),
+    "commit": ("commit_seconds", 1, 3600),
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from hammerfs.cache import Fill
@@ -71,6 +71,14 @@ class Service:
             raise
         except Exception as err:
             raise _bug(fn, err) from err
+        finally:
+            self.waiting -= 1
+
+    async def run(self, body: Coroutine[Any, Any, T]) -> T:
+        """Run a kernel coroutine to its end; errors as `call`."""
+        self.waiting += 1
+        try:
+            return await self._host.syscall(body)
         finally:
             self.waiting -= 1
 

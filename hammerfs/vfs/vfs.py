@@ -82,6 +82,7 @@ class Vfs:
         self._main = View(look.pfs_id, inode.asof, has_snapdir=look.snapdir != "disabled")
         self.root = ObjectNode(OBJID_ROOT, self._main, look.pfs_id, OBJID_ROOT, inode.asof)
         self.snapshot_time = look.snapshot_time
+        self._newest = fs.newest_tid
         self._flush_points: dict[tuple[int, int], FlushPoints] = {}
         self._snapshots: dict[tuple[int, int], dict[bytes, Snapshot]] = {}
         self._versions: OrderedDict[tuple[int, bytes], list[Version]] = OrderedDict()
@@ -110,7 +111,7 @@ class Vfs:
             if found is None:
                 raise
             return found
-        return self._child(parent, self.fs.iget(entry.pfs_id, entry.obj_id, directory.asof))
+        return self.child(parent, self.fs.iget(entry.pfs_id, entry.obj_id, directory.asof))
 
     def by_number(self, number: int) -> ObjectNode:
         """The node of an object of the mount's own tree, by its number alone (for file handles of NFS).
@@ -127,7 +128,7 @@ class Vfs:
         Raises:
             NotFound: It is not there.
         """
-        return self._child(node, self.fs.namei.parent(self.inode(node)))
+        return self.child(node, self.fs.namei.parent(self.inode(node)))
 
     def enter(self, way: int, name: bytes, pfs_id: int, obj_id: int, asof: int) -> ObjectNode:
         """An object at a point in time, reached by a virtual name.
@@ -194,7 +195,7 @@ class Vfs:
                 inode = self.fs.iget(entry.pfs_id, entry.obj_id, directory.asof)
             except HammerError:
                 continue
-            yield Listed(entry.name, entry.key + 1, self._child(node, inode))
+            yield Listed(entry.name, entry.key + 1, self.child(node, inode))
         if self.look.snapdir == "visible" and start <= _LAST_POSITION:
             found = self._snapdir(node)
             if found is not None and not self._is_stored(directory, self.look.snapdir_name):
@@ -202,8 +203,18 @@ class Vfs:
 
     # What virtual directories are made of
 
+    def _refresh(self) -> None:
+        """Forget what has been found out before the newest flush."""
+        newest = self.fs.newest_tid
+        if newest != self._newest:
+            self._newest = newest
+            self._flush_points.clear()
+            self._snapshots.clear()
+            self._versions.clear()
+
     def flush_points(self, root: ObjectNode) -> FlushPoints:
         """The moments of a PFS, all of them found."""
+        self._refresh()
         key = root.pfs_id, root.asof
         points = self._flush_points.get(key)
         if points is None:
@@ -213,6 +224,7 @@ class Vfs:
 
     def snapshots(self, root: ObjectNode) -> dict[bytes, Snapshot]:
         """The snapshots of a PFS by their names in the virtual directory."""
+        self._refresh()
         key = root.pfs_id, root.asof
         found = self._snapshots.get(key)
         if found is None:
@@ -223,6 +235,7 @@ class Vfs:
 
     def versions(self, directory: ObjectNode, name: bytes) -> list[Version]:
         """All versions of a name, oldest first."""
+        self._refresh()
         key = directory.number, name
         found = self._versions.get(key)
         if found is None:
@@ -234,7 +247,7 @@ class Vfs:
 
     # Inside
 
-    def _child(self, parent: ObjectNode, inode: Inode) -> ObjectNode:
+    def child(self, parent: ObjectNode, inode: Inode) -> ObjectNode:
         """Node of an object found in the tree of `parent`."""
         view = parent.view
         if inode.pfs_id != view.pfs_id or inode.asof != view.asof:

@@ -1,0 +1,122 @@
+"""How a group that has been applied in memory reaches the media: what is written in which order, and the barriers.
+
+1. UNDO records; barrier. 2. The root header, whose FIFO range holds them (below version 4 with a barrier of its own:
+there the header is all that recovery has to go by), and the changed metadata; barrier on all volumes. 3. The header
+with an empty FIFO range; barrier. A cut before the end of 3 rolls the whole group back, one after it loses nothing.
+File data went to new space before 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hammerfs.alloc import Allocator
+from hammerfs.buffer import Buffer, DirtyClass
+from hammerfs.cache import BufferCache
+from hammerfs.const import VERSION_REDO, VOL_HEADER_SIZE, ZONE_UNDO
+from hammerfs.device.base import Buffer as Bytes
+from hammerfs.transaction import TidCounter
+from hammerfs.undo_writer import UndoWriter
+from hammerfs.volume import Volume
+from hammerfs.volumes import Volumes
+
+MOST_IN_A_WRITE = 1 << 20
+"""Bytes gathered into one write."""
+
+
+class Write(NamedTuple):
+    """Bytes to be written one behind the other."""
+
+    volume: Volume
+    byte_off: int
+    buffers: list[Bytes]
+
+
+class Step(NamedTuple):
+    """Writes in any order, then, with `flush`, a barrier on these volumes."""
+
+    writes: list[Write]
+    flush: list[Volume]
+
+
+class Commit:
+    """Works out the steps of a commit; whoever runs them (see `flusher`) does the I/O.
+
+    Args:
+        volumes: The set.
+        cache: Holds the changed metadata.
+        alloc: Told when freed big-blocks may be used again.
+        undo: The FIFO.
+        tids: The counter whose value the header keeps.
+    """
+
+    def __init__(
+        self, volumes: Volumes, cache: BufferCache, alloc: Allocator, undo: UndoWriter, tids: TidCounter
+    ) -> None:
+        self._volumes = volumes
+        self._cache = cache
+        self._alloc = alloc
+        self._undo = undo
+        self._tids = tids
+
+    def steps(self, end: int, *, mark: bool) -> Iterator[Step]:
+        """The steps of one commit; each is worked out when the one before has been done.
+
+        Args:
+            end: Append point of the FIFO at the end of the atomic section.
+            mark: Leave a record in the FIFO although all is committed, so that the next mount looks for orphans.
+        """
+        undo, root = self._undo, self._volumes.root
+        if mark:
+            undo.begin_span()
+            undo.save_field("vol0_stat_inodes")
+        yield Step(self._fifo_writes(), [root])
+        header = self._header(undo.first, undo.next)
+        if self._volumes.version < VERSION_REDO:
+            yield Step([header], [root])
+        meta = self._cache.dirty(DirtyClass.META)
+        yield Step([header, *_gather(meta)], self._volumes.order)
+        for buf in meta:
+            self._cache.mark_clean(buf)
+        undo.first = end
+        yield Step([self._header(end, undo.next)], [root])
+        undo.durable_first = end
+        self._alloc.committed()
+
+    def log_step(self) -> Step:
+        """The one step of an fsync by REDO records: the FIFO, and a barrier."""
+        return Step(self._fifo_writes(), [self._volumes.root])
+
+    def _fifo_writes(self) -> list[Write]:
+        return [Write(volume, byte_off, list(buffers)) for volume, byte_off, buffers in self._undo.take_dirty()]
+
+    def _header(self, first: int, last: int) -> Write:
+        """The root header as it is now, with a FIFO range and right checksums."""
+        root, rule = self._volumes.root, self._volumes.rule
+        head = root.ondisk
+        head.vol0_next_tid = max(head.vol0_next_tid, self._tids.next_tid)
+        zones = head.vol0_blockmap
+        zones[ZONE_UNDO] = zones[ZONE_UNDO]._replace(first_offset=first, next_offset=last)
+        head.vol0_blockmap = [zone.sealed(rule) for zone in zones]
+        head.seal(rule)
+        raw = head.encode()
+        assert len(raw) == VOL_HEADER_SIZE
+        return Write(root, 0, [raw])
+
+
+def _gather(bufs: list[Buffer]) -> Iterator[Write]:
+    """Buffers in address order as few writes."""
+    run: Write | None = None
+    length = 0
+    for buf in bufs:
+        view = buf.ro
+        if run is not None:
+            if run.volume is buf.volume and run.byte_off + length == buf.byte_off and length < MOST_IN_A_WRITE:
+                run.buffers.append(view)
+                length += len(view)
+                continue
+            yield run
+        run, length = Write(buf.volume, buf.byte_off, [view]), len(view)
+    if run is not None:
+        yield run

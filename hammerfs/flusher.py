@@ -1,0 +1,359 @@
+"""The flusher: a master thread that forms groups and orders barriers, a slave thread for each volume that writes.
+
+System calls wake the master and sleep until it is done; in between it works by age. What it does to the tree happens
+between two awaits (see `backend`); while the slaves write, system calls go on and gather the next group.
+
+An fsync of a file whose only news are data, times and growth is cheaper: the FIFO takes REDO records of what was
+written, with one barrier, and the group comes later. While a commit is under way nothing is logged, so the records that
+recovery needs always lie in the active range of the FIFO.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from hammerfs.addr import localize
+from hammerfs.backend import Backend
+from hammerfs.changes import Changes
+from hammerfs.commit import Commit, Step, Write
+from hammerfs.const import REDO_TRUNC, REDO_WRITE, VERSION_REDO
+from hammerfs.data import plan_read
+from hammerfs.dirty import LOG_LIMIT
+from hammerfs.errors import HammerError
+from hammerfs.inode import DIRTY_ALL, Inode
+from hammerfs.ondisk.fifo import RedoRecord
+from hammerfs.transaction import TidCounter
+from hammerfs.undo_writer import UndoWriter
+from hammerfs.volume import Volume
+from hammerfs.volumes import Volumes
+from kernelcore.msgport import LwktMsg, domsg, initmsg, lwkt_port, replymsg, sendmsg, service_loop, waitmsg
+from kernelcore.sleep import tsleep, wakeup
+from kernelcore.thread import Thread, join, lwkt_create, lwkt_exit
+
+log = logging.getLogger("hammerfs")
+Submit = Callable[..., Awaitable[Any]]
+"""``await submit(fn, *args)`` makes a call that may wait for the media, here or on an I/O CPU."""
+_FAILED = 5
+
+
+async def submit_inline(fn: Callable[..., Any], *args: Any) -> Any:
+    """Make the call here: for tools and tests, which have nothing else to do meanwhile."""
+    return fn(*args)
+
+
+class _DiskMsg(LwktMsg):
+    """Asks a slave to write, and to flush its volume behind that; without a volume it ends."""
+
+    __slots__ = ("error", "flush", "writes")
+
+    def __init__(self, writes: list[Write], *, flush: bool, reply_to: Any) -> None:
+        super().__init__()
+        initmsg(self, reply_to)
+        self.writes = writes
+        self.flush = flush
+        self.error: HammerError | None = None
+
+
+class Flusher:
+    """Brings changes to the media.
+
+    Args:
+        volumes: The set.
+        changes: What there is to flush.
+        backend: Puts it into the tree.
+        commit: Knows the order of writes.
+        undo: The FIFO.
+        tids: Gives each group its TID.
+        submit: Makes calls that wait for the media.
+    """
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        changes: Changes,
+        backend: Backend,
+        commit: Commit,
+        undo: UndoWriter,
+        tids: TidCounter,
+        submit: Submit = submit_inline,
+    ) -> None:
+        self._volumes = volumes
+        self._changes = changes
+        self._backend = backend
+        self._commit = commit
+        self._undo = undo
+        self._tids = tids
+        self._submit = submit
+        self._master: Thread | None = None
+        self._slaves: dict[Volume, Thread] = {}
+        self._started = self._done = self._wanted = 0
+        self._is_stopping = False
+        self._busy = False
+        self._error: HammerError | None = None
+        """What kept the newest flush from being made; nothing of it is lost, it is tried again."""
+        self._redo_oldest: int | None = None
+        """FIFO address of the first REDO record since the last commit."""
+        self._logging = 0
+        self.flush_tid = tids.newest
+        """TID of the newest group that is on the media: what it and all before it wrote is visible as of it."""
+        self.flushes = self.logs = 0
+        """Groups committed, and fsyncs that only logged."""
+
+    # Life
+
+    async def start(self) -> None:
+        """Create the threads."""
+        for volume in self._volumes:
+            self._slaves[volume] = lwkt_create(self._slave, volume, name=f"hmrflush{volume.vol_no}")
+        self._master = lwkt_create(self._run, name="hmrmaster")
+
+    async def stop(self) -> None:
+        """End the threads; what is not flushed by then is not flushed any more."""
+        self._is_stopping = True
+        wakeup(self)
+        if self._master is not None:
+            await join(self._master)
+            self._master = None
+        for thread in self._slaves.values():
+            await domsg(lwkt_port(thread), _DiskMsg([], flush=False, reply_to=lwkt_port()))
+            await join(thread)
+        self._slaves.clear()
+
+    # System calls
+
+    def kick(self) -> None:
+        """There is enough for a group: begin soon. Plain: any system call may say so."""
+        self._wanted = max(self._wanted, self._started + 1)
+        wakeup(self)
+
+    async def flush(self) -> int:
+        """Bring all changes made up to now to the media, durably.
+
+        Returns:
+            TID as of which all of them are visible.
+
+        Raises:
+            ReadOnlyError: Nothing may be written since a failure.
+            HammerError: They could not be brought there.
+        """
+        changes = self._changes
+        changes.check_sound()
+        target = self._started if changes.is_empty else self._started + 1
+        while self._done < target:
+            self._wanted = max(self._wanted, target)
+            wakeup(self)
+            await tsleep((self, "done"), 0, "hmrfls")
+        changes.check_sound()
+        if self._error is not None and target == self._done:
+            raise self._error
+        return self.flush_tid
+
+    async def settle(self) -> int:
+        """As `flush`, until removed objects are gone from the media as well."""
+        tid = await self.flush()
+        while self._backend.reaping:
+            tid = await self.flush()
+        return tid
+
+    async def throttle(self) -> None:
+        """Wait while much more has been changed than one group takes."""
+        while self._changes.failed is None and self._changes.is_overfull:
+            await self.flush()
+
+    async def fsync(self, inode: Inode) -> None:
+        """Bring an object to the media, durably (by the mode of the mount, see `WriteOptions`).
+
+        Raises:
+            HammerError: As `flush`, or an earlier write to the object failed.
+        """
+        changes = self._changes
+        mode = changes.options.fsync_mode
+        error = inode.error
+        if error is not None:
+            inode.error = None
+            raise error
+        if mode == 4:
+            return
+        if mode == 1:
+            self.kick()
+            return
+        while self._busy and changes.failed is None:
+            await tsleep((self, "done"), 0, "hmrfsy")
+        if inode not in changes.dirty and changes.failed is None:
+            return
+        if mode in {2, 3} and self._can_log(inode):
+            await self._log(inode)
+        else:
+            await self.flush()
+
+    # REDO
+
+    def _can_log(self, inode: Inode) -> bool:
+        dirty = inode.dirty
+        return (
+            dirty is not None
+            and dirty.log_bytes <= LOG_LIMIT
+            and inode.create_tid != 0
+            and not inode.state & DIRTY_ALL
+            and inode.data.nlinks > 0
+            and self._volumes.version >= VERSION_REDO
+            and self._undo.free_bytes > self._undo.size // 2
+            and self._changes.failed is None
+        )
+
+    async def _log(self, inode: Inode) -> None:
+        dirty = inode.dirty
+        assert dirty is not None
+        records = list(self._redo_records(inode))
+        if not records and not self._logging:
+            return
+        for record in records:
+            address = self._undo.log_redo(record)
+            if self._redo_oldest is None:
+                self._redo_oldest = address
+                self._undo.log_sync(address)
+        dirty.log_taken()
+        self.logs += 1
+        self._logging += 1
+        try:
+            await self._step(self._commit.log_step())
+        except HammerError as err:
+            self._fail(err)
+            self._changes.check_sound()
+        finally:
+            self._logging -= 1
+
+    def _redo_records(self, inode: Inode) -> Iterable[RedoRecord]:
+        """What was written since the last fsync, and how long the file is now."""
+        dirty = inode.dirty
+        assert dirty is not None
+        localization, mtime = localize(inode.pfs_id), inode.data.mtime
+        reached = dirty.logged_size
+        for beg, end in dirty.log:
+            data = bytearray(min(end, dirty.size) - beg)
+            with memoryview(data) as view:
+                plan = plan_read(self._changes.records, inode, beg, view)
+                plan.run()
+                plan.finish()
+            yield RedoRecord(inode.obj_id, beg, len(data), REDO_WRITE, localization, mtime, bytes(data))
+            reached = max(reached, end)
+        if dirty.size > reached:
+            yield RedoRecord(inode.obj_id, dirty.size, 0, REDO_TRUNC, localization, mtime, b"")
+
+    # Master
+
+    async def _run(self) -> None:
+        """Sleep until somebody wants a flush, or the age is reached; flush."""
+        while True:
+            if self._wanted <= self._done and not self._is_stopping:
+                await tsleep(self, 0, "hmrwwa", self._changes.options.commit_seconds)
+            if self._is_stopping:
+                return
+            if self._wanted <= self._done and self._changes.is_empty:
+                continue
+            self._started += 1
+            self._busy = True
+            self._error = None
+            try:
+                if self._changes.failed is None:
+                    await self._group()
+            finally:
+                self._busy = False
+                self._done = self._started
+                wakeup((self, "done"))
+
+    async def _group(self) -> None:
+        """One group, and those of files that lose a lot before it."""
+        backend = self._backend
+        try:
+            backend.prepare()
+        except HammerError as err:
+            log.error("flush put off: %s", err)
+            self._error = err
+            return
+        tid = self._tids.alloc()
+        while self._apply(backend.trim, tid):
+            await self._to_media()
+            if self._changes.failed is not None:
+                return
+            tid = self._tids.alloc()
+        if self._apply(backend.apply, tid):
+            await self._to_media()
+            if self._changes.failed is None:
+                self.flush_tid = tid
+                self.flushes += 1
+
+    def _apply(self, change: Callable[[int], bool], tid: int) -> bool:
+        """Change the tree; when that fails the state of the last commit counts again, and no other follows."""
+        root = self._volumes.root
+        before = copy.copy(root.ondisk)
+        before.vol0_blockmap = list(before.vol0_blockmap)
+        try:
+            return change(tid)
+        except Exception as err:
+            root.ondisk = before
+            self._backend.give_up()
+            self._fail(err if isinstance(err, HammerError) else HammerError(f"flush failed: {err!r}"))
+            if not isinstance(err, HammerError):
+                raise
+            return False
+
+    async def _to_media(self) -> None:
+        self._redo_oldest = None
+        try:
+            for step in self._commit.steps(self._undo.next, mark=bool(self._backend.orphans)):
+                await self._step(step)
+        except HammerError as err:
+            self._fail(err)
+
+    def _fail(self, err: HammerError) -> None:
+        """Nothing may be written any more; what is on the media is whole, or will be made so by recovery."""
+        if self._changes.failed is None:
+            self._changes.failed = err
+            log.error("file system is read-only from now on: %s", err)
+
+    # Slaves
+
+    async def _step(self, step: Step) -> None:
+        """Have the slaves do a step, all volumes at a time.
+
+        Raises:
+            HammerError: A device failed.
+        """
+        msgs: list[_DiskMsg] = []
+        for volume, thread in self._slaves.items():
+            writes = [write for write in step.writes if write.volume is volume]
+            if writes or volume in step.flush:
+                msg = _DiskMsg(writes, flush=volume in step.flush, reply_to=lwkt_port())
+                sendmsg(lwkt_port(thread), msg)
+                msgs.append(msg)
+        for msg in msgs:
+            await waitmsg(msg)
+        for msg in msgs:
+            if msg.error is not None:
+                raise msg.error
+
+    async def _slave(self, volume: Volume) -> None:
+        async def serve(msg: _DiskMsg) -> int:
+            if not msg.writes and not msg.flush:
+                replymsg(msg, 0)
+                lwkt_exit()
+            try:
+                await self._submit(_write_out, volume, msg.writes, msg.flush)
+            except HammerError as err:
+                msg.error = err
+                return _FAILED
+            return 0
+
+        await service_loop(lwkt_port(), serve)
+
+
+def _write_out(volume: Volume, writes: list[Write], flush: bool) -> None:
+    dev = volume.dev
+    for _, byte_off, buffers in writes:
+        dev.pwritev(byte_off, buffers)
+    if flush:
+        dev.flush()
