@@ -12,6 +12,7 @@ in the section that puts the record into the tree.
 from __future__ import annotations
 
 from hammerfs.addr import encode, round16, short_of, vol_of, zone_of
+from hammerfs.bigblock import Block, Cursor, Hold, bigblock_index
 from hammerfs.buffer import DirtyClass
 from hammerfs.cache import BufferCache
 from hammerfs.const import (
@@ -23,7 +24,6 @@ from hammerfs.const import (
     LAYER1_SHIFT,
     LAYER1_SPAN,
     OFF_BAD,
-    OFF_LONG_MASK,
     VERSION_DEDUP,
     XBUFSIZE,
     ZONE_FREE,
@@ -39,70 +39,7 @@ from hammerfs.volumes import Volumes
 
 _BUFSHIFT = BUFSIZE.bit_length() - 1
 _SPAN_BITS = LAYER1_SHIFT - BIGBLOCK_BITS
-_NOBODY = -1
-"""`_Block.user` of a big-block in which nothing may be allocated."""
 _MIN_BYTES_FREE = -(1 << 31) + (16 << 20)
-
-
-class _Hold:
-    """Why a big-block, or what lies below a mark in it, is kept from being handed out, beside what the freemap says."""
-
-    __slots__ = ("delayed", "mark", "nbytes", "zone")
-
-    def __init__(self, zone: int) -> None:
-        self.zone = zone
-        self.mark = 0
-        """Space below has been handed out."""
-        self.nbytes = 0
-        """Reserved and neither committed nor abandoned."""
-        self.delayed = False
-        """It became free, but a crash could bring back what pointed into it."""
-
-
-class _Block:
-    """A big-block in use: its layer-2 entry as it will be."""
-
-    __slots__ = ("append", "dirty", "free", "hold", "index", "old", "user", "where", "zone")
-
-    def __init__(self, index: int, entry: Layer2, where: int, hold: _Hold | None) -> None:
-        self.index = index
-        """Address without its zone, divided by the size of a big-block."""
-        self.old = entry
-        self.where = where
-        self.zone = entry.zone
-        self.append = entry.append_off
-        self.free = entry.bytes_free
-        self.dirty = False
-        self.hold = hold
-        self.user = 0
-        """Zone that may allocate in it without looking further; 0 any, -1 none."""
-        self.set_user()
-
-    def set_user(self) -> None:
-        """Find out who may use it."""
-        hold = self.hold
-        if hold is None:
-            self.user = self.zone
-        elif hold.delayed or hold.zone != (self.zone or hold.zone):
-            self.user = _NOBODY
-        else:
-            self.user = hold.zone
-
-
-class _Cursor:
-    """Where a zone goes on."""
-
-    __slots__ = ("block", "next", "stop", "zone")
-
-    def __init__(self, zone: int, next_offset: int) -> None:
-        self.zone = zone
-        base = zone << ZONE_SHIFT
-        inside = base <= next_offset <= base + (1 << ZONE_SHIFT)
-        self.next = round16(next_offset) if inside else base
-        self.block: _Block | None = None
-        """The big-block of `next`, when it is known."""
-        self.stop = 0
-        """Address behind that big-block."""
 
 
 class Allocator:
@@ -121,9 +58,9 @@ class Allocator:
         self._freemap = freemap
         self._undo = undo
         zones = volumes.superblock.vol0_blockmap
-        self._cursors = {zone: _Cursor(zone, zones[zone].next_offset) for zone in sorted(ZONES_MAPPED)}
-        self._blocks: dict[int, _Block] = {}
-        self._holds: dict[int, _Hold] = {}
+        self._cursors = {zone: Cursor(zone, zones[zone].next_offset) for zone in sorted(ZONES_MAPPED)}
+        self._blocks: dict[int, Block] = {}
+        self._holds: dict[int, Hold] = {}
         self._span_free: dict[int, int] = {}
         """Change of a span's number of free big-blocks since the last settle, by layer-1 index."""
         self._stat_free = 0
@@ -173,8 +110,6 @@ class Allocator:
         block.dirty = True
         block.free -= nbytes
         block.append = (end - 1 & BIGBLOCK_MASK) + 1
-        if block.hold is not None:
-            block.hold.mark = block.append
         cursor.next = end
         return pos
 
@@ -213,7 +148,7 @@ class Allocator:
             DeviceError: A volume failed.
         """
         nbytes = round16(nbytes)
-        index = _index(off)
+        index = bigblock_index(off)
         block = self._block(index)
         zone = zone_of(off)
         if block.zone not in {ZONE_FREE, zone}:
@@ -225,7 +160,6 @@ class Allocator:
         block.dirty = True
         block.free -= nbytes
         block.append = max(block.append, (off & BIGBLOCK_MASK) + nbytes)
-        block.set_user()
 
     def abandon(self, off: int, nbytes: int) -> None:
         """A reserved extent will never get a record.
@@ -271,9 +205,9 @@ class Allocator:
             hold.mark = BIGBLOCK_SIZE
             hold.delayed = True
             self._fresh.add(block.index)
-            block.zone = ZONE_FREE
             block.append = 0
-            block.set_user()
+            block.give(ZONE_FREE)
+            block.attach(hold)
             self._count(block.index, 1)
 
     def settle(self) -> None:
@@ -323,7 +257,7 @@ class Allocator:
         for cursor in self._cursors.values():
             cursor.block = None
         for off, nbytes in self._commits:
-            hold = self._hold(_index(off), zone_of(off))
+            hold = self._hold(bigblock_index(off), zone_of(off))
             hold.nbytes += nbytes
             hold.mark = max(hold.mark, (off & BIGBLOCK_MASK) + nbytes)
         for index in self._fresh:
@@ -335,7 +269,7 @@ class Allocator:
 
     # Finding space
 
-    def _place(self, cursor: _Cursor, nbytes: int) -> tuple[_Block, int]:
+    def _place(self, cursor: Cursor, nbytes: int) -> tuple[Block, int]:
         """Where a zone has room, and the big-block, which is then the cursor's."""
         pos = cursor.next
         end = pos + nbytes
@@ -350,7 +284,7 @@ class Allocator:
             return self._scan(cursor, nbytes)
         return block, pos
 
-    def _scan(self, cursor: _Cursor, nbytes: int) -> tuple[_Block, int]:
+    def _scan(self, cursor: Cursor, nbytes: int) -> tuple[Block, int]:
         """The next place from the cursor on, through all volumes and once around."""
         if not 0 < nbytes <= XBUFSIZE:
             raise InvalidError(f"{nbytes} bytes asked for, an extent has 1..{XBUFSIZE}")
@@ -371,9 +305,9 @@ class Allocator:
             if better != pos:
                 pos = better
                 continue
-            index = _index(pos)
+            index = bigblock_index(pos)
             block = self._peek(index)
-            used = _used(block, zone)
+            used = block.used_by(zone)
             if pos & BIGBLOCK_MASK < used:
                 pos = (pos & ~BIGBLOCK_MASK) + used
                 continue
@@ -394,7 +328,7 @@ class Allocator:
         layer1 = self._freemap.layer1(pos)
         if layer1.phys_offset == OFF_BAD:
             return self._next_volume(zone, vol_no)
-        if layer1.blocks_free + self._span_free.get(_index(pos) >> _SPAN_BITS, 0) == 0:
+        if not layer1.blocks_free:
             return (pos | LAYER1_SPAN - 1) + 1
         raw = self._freemap.raw_layer2(layer1, pos)
         owners = bytes(raw[::LAYER2_SIZE])
@@ -415,7 +349,7 @@ class Allocator:
 
     # Big-blocks
 
-    def _peek(self, index: int) -> _Block:
+    def _peek(self, index: int) -> Block:
         """A big-block as it will be; it is not remembered."""
         block = self._blocks.get(index)
         if block is not None:
@@ -429,24 +363,23 @@ class Allocator:
             raise CorruptError(
                 f"freemap layer 2 entry: append point {entry.append_off}, {entry.bytes_free} bytes free", offset=where
             )
-        return _Block(index, entry, where, self._holds.get(index))
+        return Block(index, entry, where, self._holds.get(index))
 
-    def _block(self, index: int) -> _Block:
+    def _block(self, index: int) -> Block:
         """A big-block that is about to change."""
         block = self._blocks[index] = self._peek(index)
         return block
 
-    def _owned(self, off: int) -> _Block:
+    def _owned(self, off: int) -> Block:
         """The big-block of an extent in use."""
-        block = self._block(_index(off))
+        block = self._block(bigblock_index(off))
         if block.zone != zone_of(off):
             raise CorruptError(f"big-block belongs to zone {block.zone}", offset=off)
         return block
 
-    def _own(self, block: _Block, zone: int) -> None:
+    def _own(self, block: Block, zone: int) -> None:
         """A zone takes a free big-block."""
-        block.zone = zone
-        block.set_user()
+        block.give(zone)
         self._count(block.index, -1)
 
     def _count(self, index: int, change: int) -> None:
@@ -455,31 +388,29 @@ class Allocator:
         self._span_free[span] = self._span_free.get(span, 0) + change
         self._stat_free += change
 
-    def _hold(self, index: int, zone: int) -> _Hold:
+    def _hold(self, index: int, zone: int) -> Hold:
         """The hold on a big-block, which is made if there is none."""
         hold = self._holds.get(index)
         if hold is None:
-            hold = self._holds[index] = _Hold(zone)
+            hold = self._holds[index] = Hold(zone)
             block = self._blocks.get(index)
             if block is not None:
-                block.hold = hold
-                block.set_user()
+                block.attach(hold)
         return hold
 
     def _drop_hold(self, index: int) -> None:
         """A reason for a hold is gone: so is the hold, if it was the last one."""
-        hold: _Hold | None = self._holds[index]
+        hold: Hold | None = self._holds[index]
         if hold is not None and not hold.delayed and not hold.nbytes:
             del self._holds[index]
             hold = None
         block = self._blocks.get(index)
         if block is not None:
-            block.hold = hold
-            block.set_user()
+            block.attach(hold)
 
     def _release(self, off: int, nbytes: int) -> None:
         """A reservation ends."""
-        index = _index(off)
+        index = bigblock_index(off)
         hold = self._holds.get(index)
         if hold is None or hold.nbytes < nbytes:
             raise InvalidError(f"{nbytes} bytes are not reserved", offset=off)
@@ -509,16 +440,3 @@ class Allocator:
             self._undo.save_field("vol0_blockmap")
             for cursor in moved:
                 zones[cursor.zone] = zones[cursor.zone]._replace(next_offset=cursor.next)
-
-
-def _index(off: int) -> int:
-    """Number of the big-block of an address, volumes one after the other."""
-    return (off & OFF_LONG_MASK) >> BIGBLOCK_BITS
-
-
-def _used(block: _Block, zone: int) -> int:
-    """Bytes at the start of a big-block that a zone can't have."""
-    hold = block.hold
-    if block.zone not in {ZONE_FREE, zone} or (hold is not None and hold.zone != zone):
-        return BIGBLOCK_SIZE
-    return block.append if hold is None else max(block.append, hold.mark)
