@@ -268,7 +268,11 @@ class HammerFS:
 
     def _redo(self) -> list[Inode]:
         """Stage 2: fsynced writes come back as contents in memory; the files concerned."""
-        if self.recovery is None or self.undone is None or self.undone.redo_from is None:
+        start = self._redo_from()
+        if self.recovery is None or start is None:
             return []
-        fifo = UndoFifo(self.volumes)
-        return replay(self.inodes, operations(fifo, self.recovery, self.undone.redo_from))
+        return replay(self.inodes, operations(UndoFifo(self.volumes), self.recovery, start))
+
+    def _redo_from(self) -> int | None:
+        """FIFO address of the first REDO record that counts."""
+        return None if self.undone is None else self.undone.redo_from

@@ -30,7 +30,7 @@ from hammerfs.keys import MAX_INT64, MIN_INT64
 from hammerfs.namespace import Namespace, Owner
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import InodeData
-from hammerfs.recover_media import recover_media
+from hammerfs.recover_media import recover_media, redo_from
 from hammerfs.transaction import TidCounter
 from hammerfs.undo_writer import UndoWriter
 from kernelcore.host.domain import Domain
@@ -277,11 +277,15 @@ class WritableFS(HammerFS):
 
     def _undo(self) -> None:
         """Stage 1 of recovery, on the media."""
-        self.recovery, self.undone = recover_media(self.volumes)
+        self.recovery = recover_media(self.volumes)
 
     def _redo(self) -> list[Inode]:
         self._redone = super()._redo()
         return self._redone
+
+    def _redo_from(self) -> int | None:
+        scan = self.recovery
+        return redo_from(self.volumes, scan) if scan is not None and scan.is_dirty else None
 
     def _take_redone(self) -> None:
         """What REDO brought back goes with the first flush."""
