@@ -220,7 +220,6 @@ class Editor:
         """A new node gets all another one has, but for its place."""
         node.mv[:] = former.raw
         node.count, node.mirror_tid = former.count, former.mirror_tid
-        node.appended = former.appended
         node.keys, node.kids = former.keys, former.kids
 
     def set_parent(self, node: Node, parent: int) -> None:

@@ -163,6 +163,41 @@ def test_growth_at_the_end_leaves_fuller_leaves() -> None:
     assert len(ascending.media_nodes()) < 0.75 * len(descending.media_nodes())
 
 
+def test_a_leaf_is_split_at_its_end_only_once() -> None:
+    lab = TreeLab.fresh()
+    fill(lab, [record(1000 * n, localization=0x10001) for n in range(1, 200)])
+    root = lab.tree.root()
+    leaf = lab.tree.child(root, root.count - 2)
+    assert leaf.count == 48
+    last = leaf.elm(47).obj_id
+    more = [record(last + n, localization=0x10001) for n in range(1, 17)]
+    fill(lab, more)
+    assert leaf.count == 32
+    grown = lab.tree.leaf_of(more[-1].sort_key).leaf
+    assert grown is not None
+    assert grown.count == 32
+
+
+@pytest.mark.parametrize("localization", [1, 0x10001])
+def test_tids_are_told_to_the_right_parents_while_an_internal_node_is_split(localization: int) -> None:
+    lab = TreeLab.fresh()
+    elms = (record(n, tid=TID + n, localization=localization) for n in range(1000, 9000))
+    while lab.tree.root().is_leaf or lab.tree.root().count < 62:
+        fill(lab, [next(elms) for _ in range(40)])
+    while depth(lab) < 3:
+        fill(lab, [next(elms)])
+    for _ in range(3):
+        fill(lab, [next(elms)])
+
+
+def test_the_leaf_of_the_last_call_may_be_gone_in_the_next_section() -> None:
+    lab = TreeLab.fresh()
+    for n in range(100):
+        fill(lab, [record(1000 + n)])
+        lab.cache.drop()
+    assert len(lab.elements()) == 102
+
+
 @pytest.mark.parametrize(
     ("left", "right", "want"),
     [
