@@ -36,11 +36,17 @@ WAIT_PANIC_S: Final = 10.0
 
 
 class Ipiq:
-    """The FIFO of one (source, target) pair. Indices only grow."""
+    """The FIFO of one (source, target) pair. Indices only grow.
 
-    __slots__ = ("depth", "fifo", "high", "rindex", "windex", "xindex")
+    Args:
+        bounded: the CPUs run side by side: the target halts when it is idle and must be signalled, and a sender that
+            is too far ahead waits. Not so where one OS thread carries all CPUs and looks at each in turn.
+    """
+
+    __slots__ = ("depth", "fifo", "high", "rindex", "signals", "windex", "xindex")
 
     def __init__(self, bounded: bool) -> None:
+        self.signals = bounded
         self.high = FIFO_HIGH if bounded else sys.maxsize  # more in use than this: the sender waits
         self.fifo: deque[tuple[IpiFunc, Any, int]] = deque()
         self.windex = 0
@@ -77,7 +83,8 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
         gd.gd_cnt.ipiq_avoided += 1
     else:
         target.gd_npoll = True
-        gd.gd_domain.signal(target)
+        if q.signals:
+            gd.gd_domain.signal(target)
     return q.windex  # type: ignore[no-any-return]
 
 
@@ -191,9 +198,8 @@ def process_ipiq() -> None:
                 fifo = q.fifo
                 q.depth += 1
                 try:
-                    for _ in range(q.windex - q.rindex):
-                        if not fifo:  # a nested frame took the rest
-                            break
+                    seen = q.windex
+                    while q.rindex < seen:  # a nested frame may take the rest
                         fn, arg1, arg2 = fifo.popleft()
                         q.rindex += 1
                         fn(arg1, arg2)

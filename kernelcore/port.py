@@ -156,13 +156,16 @@ class ThreadPort(Port):
         super().__init__(name or self.mpu_td.td_comm)
         self.mpu_waiting = False
 
-    def putport(self, msg: LwktMsg) -> int:
-        """Queue on the owner's CPU, by IPI where that is another one; wake the owner if it waits."""
+    def putport(self, msg: LwktMsg, _arg2: int = 0) -> int:
+        """Queue on the owner's CPU, by IPI where that is another one; wake the owner if it waits.
+
+        As the IPI function, which is this again, it looks at the owner's CPU anew and chases it.
+        """
         gd = cpu.gd
         td = self.mpu_td
         if td.td_gd is not gd:
             msg.ms_flags |= MSGF_INTRANSIT
-            send_ipiq(td.td_gd, self._put_remote, msg)
+            send_ipiq(td.td_gd, self.putport, msg)
             return EASYNC
         self.mpu_puts += 1
         flags = msg.ms_flags
@@ -176,13 +179,13 @@ class ThreadPort(Port):
             enqueue(gd, td)
         return EASYNC
 
-    def replyport(self, msg: LwktMsg) -> None:
+    def replyport(self, msg: LwktMsg, _arg2: int = 0) -> None:
         """Complete `msg` on the owner's CPU: a SYNC one wakes the waiting owner, others are queued."""
         gd = cpu.gd
         td = self.mpu_td
         if td.td_gd is not gd:
             msg.ms_flags |= MSGF_INTRANSIT | MSGF_REPLY
-            send_ipiq(td.td_gd, self._reply_remote, msg)
+            send_ipiq(td.td_gd, self.replyport, msg)
             return
         self.mpu_replies += 1
         if msg.ms_flags & MSGF_SYNC:
@@ -258,12 +261,6 @@ class ThreadPort(Port):
     def refuse(self, what: str, td: Thread) -> None:
         """Raise KernelPanic: `td` does not own this port."""
         raise KernelPanic(f"{what} on {self!r} of {thread_label(self.mpu_td)} by {thread_label(td)}")
-
-    def _put_remote(self, msg: LwktMsg, _arg2: int) -> None:
-        self.putport(msg)  # looks at the owner's CPU again, and chases it
-
-    def _reply_remote(self, msg: LwktMsg, _arg2: int) -> None:
-        self.replyport(msg)
 
 
 class SpinPort(Port):

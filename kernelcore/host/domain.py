@@ -133,20 +133,22 @@ class Domain:
         stats = self.stats
         debug = self.debug
         deadline = self._deadline
+        posted = self._posted
+        gds = self.gds
         last = now = clock()
         while left > 0:
-            if self._posted:
+            if posted:
                 self._drain()
             idle = True
-            for gd in self.gds:
+            for gd in gds:
                 if gd.gd_callouts and gd.gd_callouts[0][0] <= now:
                     gd.gd_reqflags |= RQF_TIMER
-                if not gd.gd_runmask and not gd.gd_ipimask and not gd.gd_reqflags:
+                if not gd.gd_ipimask and not gd.gd_runmask and not gd.gd_reqflags:
                     continue
                 idle = False
                 cpu.gd = gd
                 began = left
-                for left in range(left - 1, -1, -1):  # noqa: B020 - counts down what is left
+                while left > 0:
                     if gd.gd_ipimask or gd.gd_reqflags:
                         gd.gd_curthread = gd.gd_idlethread
                         process_ipiq()
@@ -155,8 +157,8 @@ class Domain:
                     mask = gd.gd_runmask
                     if not mask:
                         gd.gd_cnt.v_idle += 1
-                        left += 1
                         break
+                    left -= 1
                     q = gd.gd_runqs[mask.bit_length() - 1]
                     gd.gd_curthread = td = q[0]
                     td.td_switches += 1
@@ -191,7 +193,7 @@ class Domain:
                         break
                 gd.gd_curthread = gd.gd_idlethread
                 gd.gd_cnt.v_swtch += began - left
-            if idle and not self._posted:
+            if idle and not posted:
                 return True
         return False
 

@@ -50,10 +50,6 @@ async def _domsg(n: int, clock: Clock, server_cpu: int = 0) -> int:
     return clock() - began
 
 
-async def _domsg_remote(n: int, clock: Clock) -> int:
-    return await _domsg(n, clock, server_cpu=1)
-
-
 async def _domsg_plain(n: int, clock: Clock) -> int:
     port = PutOnlyPort(lambda _port, _msg: 0)
     msg = LwktMsg(lwkt_port())
@@ -152,7 +148,7 @@ def _ipi_nothing(_arg1: object, _arg2: int) -> None:
 
 
 domsg_same_cpu = partial(_in_domain, _domsg)
-domsg_other_cpu = partial(_in_domain, _domsg_remote, ncpus=2)
+domsg_other_cpu = partial(_in_domain, partial(_domsg, server_cpu=1), ncpus=2)
 pipelined = partial(_in_domain, _pipelined)
 tsleep_wakeup = partial(_in_domain, _tsleep_wakeup)
 

@@ -125,13 +125,13 @@ class TracedPort(ThreadPort):
 
     __slots__ = ()
 
-    def putport(self, msg: LwktMsg) -> int:
+    def putport(self, msg: LwktMsg, _arg2: int = 0) -> int:
         """`ThreadPort.putport`, reported."""
         if self.mpu_td.td_gd is cpu.gd:
             _tell("put", f"message {_show(msg)} lands on port {self.mp_name}")
         return super().putport(msg)
 
-    def replyport(self, msg: LwktMsg) -> None:
+    def replyport(self, msg: LwktMsg, _arg2: int = 0) -> None:
         """`ThreadPort.replyport`, reported."""
         if self.mpu_td.td_gd is cpu.gd:
             _tell("reply", f"reply to {_show(msg)} lands on port {self.mp_name}")
