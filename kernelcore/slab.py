@@ -36,7 +36,6 @@ from kernelcore.zone import (
     zoneindex,
 )
 
-CLEANUP_S: Final = 10.0
 _M_WILLWAIT: Final = 0x4000  # from kmalloc_wait: it sleeps where the type is at its limit
 _M_AGAIN: Final = 0x8000  # from kmalloc_wait: refused before, and counted then
 _ZEROS: Final = bytes(CHUNK_LIMIT)
@@ -277,12 +276,12 @@ def _refuse_free(chunk: Chunk, mtype: MallocType) -> None:
 
 
 def slab_cleanup() -> None:
-    """Do now, for the running CPU, what is done ten seconds after a remote free: retire zones freed by others."""
+    """Do now, for the running CPU, what is done some time after a remote free: retire zones freed by others."""
     mycpu().gd_slab.cleanup()
 
 
 def _arm_cleanup(sc: Any, _arg2: int) -> None:
-    sc.callout.reset(CLEANUP_S)
+    sc.callout.reset(sc.slab.cleanup_s)
 
 
 def _give_back(sc: Any, _arg2: int) -> None:

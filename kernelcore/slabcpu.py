@@ -31,6 +31,7 @@ ZONE_RELS_THRESH: Final = 32
 """Free zones that a CPU keeps."""
 RESERVE_ZONES: Final = 4
 """The last zones, for M_USE_RESERVE."""
+CLEANUP_S: Final = 10.0
 SLAB_MEMORY: Final = 1 << 30
 """Bytes in zones at most, where nobody says otherwise."""
 ODD: Final = M_ZERO | M_POWEROF2
@@ -166,6 +167,7 @@ class Slab:
         debug: Fill free memory with a pattern and check it; panic, not wait, at a limit. The domain's where None.
         zone_cache: Free zones that each CPU keeps.
         reserve: Zones of `memory` that only M_USE_RESERVE may take.
+        cleanup_s: Seconds from a remote free that nobody is told of to the cleanup that looks for it.
 
     Raises:
         KernelPanic: The domain has one.
@@ -179,6 +181,7 @@ class Slab:
         debug: bool | None = None,
         zone_cache: int = ZONE_RELS_THRESH,
         reserve: int = RESERVE_ZONES,
+        cleanup_s: float = CLEANUP_S,
     ) -> None:
         if domain.gds[0].gd_slab is not None:
             raise KernelPanic(f"domain '{domain.name}' has a slab already")
@@ -186,6 +189,7 @@ class Slab:
         self.debug = domain.debug if debug is None else debug
         self.zone_cache = zone_cache
         self.reserve = reserve
+        self.cleanup_s = cleanup_s
         self.arena = Arena(memory, ZONE_SIZE, name=f"slab of {domain.name}")
         self.types: list[MallocType] = []
         self.big: dict[Chunk, None] = {}

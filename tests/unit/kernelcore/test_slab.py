@@ -29,9 +29,9 @@ from kernelcore.malloctype import (
 )
 from kernelcore.panic import KernelPanic, LimitExceeded, WrongContext
 from kernelcore.sched import lwkt_switch, lwkt_user_yield
-from kernelcore.slab import CLEANUP_S, kfree, kmalloc, kmalloc_wait, malloc_uninit, slab_cleanup
+from kernelcore.slab import kfree, kmalloc, kmalloc_wait, malloc_uninit, slab_cleanup
 from kernelcore.slabcheck import check_slab
-from kernelcore.slabcpu import Slab, slab_of
+from kernelcore.slabcpu import CLEANUP_S, Slab, slab_of
 from kernelcore.sleep import tsleep
 from kernelcore.thread import lwkt_create
 from kernelcore.zone import CHUNK_LIMIT, CHUNK_SIZE, NZONES, SLIDE, ZONE_SIZE, Chunk, Zone, zoneindex
@@ -619,7 +619,7 @@ def test_sysctl_and_slab_rows_count_zones(machine: Machine) -> None:
 def test_thread_host_chunks_handed_around_and_freed_elsewhere_keep_their_bytes() -> None:
     ncpus, rounds = 3, 150
     with ThreadHost(ncpus, debug=False) as host:
-        slab = Slab(host)
+        slab = Slab(host, cleanup_s=0.01)
         mtype = MallocType("mine", limit=slab.memory, slab=slab)
         boxes: list[list[tuple[Chunk, bytes]]] = [[] for _ in range(ncpus)]
 
