@@ -105,7 +105,7 @@ class _Check:
         try:
             volumes = Volumes(self._views())
         except CorruptError as err:
-            phase_volumes.add_open_error(report, err)
+            report.add_error("header-damaged", err)
             return self._summary(None)
         report.volumes = volumes
         fs = self._recovered()

@@ -1,58 +1,65 @@
-"""The live objects of one PFS and the entries that lead to them, in flat arrays: some 60 bytes for each file."""
+"""The live objects of one PFS and the entries that lead to them, packed: some 70 bytes for each file."""
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
 
-DAMAGED = 1
-"""The inode's payload can't be trusted: nothing is compared with it."""
-HAS_FIX = 2
-"""A FIX record with the target of a long symbolic link has been seen."""
+_ENTRY = struct.Struct("<qqqB")
+_OBJECT = struct.Struct("<QQqQBBB")
+
+
+class Object(NamedTuple):
+    """What is kept of an inode."""
+
+    nlinks: int
+    size: int
+    parent: int
+    place: int
+    """Address of the inode's payload."""
+    kind: int
+    """Object type."""
+    caps: int
+    """Capability bits."""
+    is_damaged: int
+    """The payload can't be trusted: nothing is compared with it."""
 
 
 class Objects:
     """Inodes by object id. Ids mostly come in ascending order, as the tree has them."""
 
-    __slots__ = ("caps", "flags", "ids", "kinds", "links", "nlinks", "parents", "places", "sizes")
+    __slots__ = ("_rows", "has_fix", "ids")
 
     def __init__(self) -> None:
         self.ids = array("q")
-        self.nlinks = array("Q")
-        """Link count by the inode."""
-        self.links = array("Q")
-        """Entries found."""
-        self.sizes = array("Q")
-        self.parents = array("q")
-        self.places = array("Q")
-        """Address of the inode's payload."""
-        self.kinds = bytearray()
-        """Object types."""
-        self.caps = bytearray()
-        """Capability bits."""
-        self.flags = bytearray()
+        self._rows = bytearray()
+        self.has_fix: set[int] = set()
+        """Ids of the symbolic links whose target has been seen in a FIX record."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(
-        self, obj_id: int, nlinks: int, size: int, parent: int, place: int, kind: int, caps: int, flags: int
-    ) -> None:
+    def __iter__(self) -> Iterator[Object]:
+        """In the order of the ids."""
+        return map(Object._make, _OBJECT.iter_unpack(self._rows))
+
+    def __getitem__(self, index: int) -> Object:
+        return Object._make(_OBJECT.unpack_from(self._rows, index * _OBJECT.size))
+
+    def add(self, obj_id: int, found: Object) -> None:
         """Add an inode; one that is there already stays."""
-        at = len(self.ids)
-        if at and obj_id <= self.ids[-1]:
-            at = bisect_left(self.ids, obj_id)
-            if self.ids[at] == obj_id:
-                return
-        self.ids.insert(at, obj_id)
-        self.nlinks.insert(at, nlinks)
-        self.links.insert(at, 0)
-        self.sizes.insert(at, size)
-        self.parents.insert(at, parent)
-        self.places.insert(at, place)
-        self.kinds.insert(at, kind)
-        self.caps.insert(at, caps)
-        self.flags.insert(at, flags)
+        ids = self.ids
+        if not ids or obj_id > ids[-1]:
+            ids.append(obj_id)
+            self._rows += _OBJECT.pack(*found)
+            return
+        at = bisect_left(ids, obj_id)
+        if ids[at] != obj_id:
+            ids.insert(at, obj_id)
+            self._rows[at * _OBJECT.size : at * _OBJECT.size] = _OBJECT.pack(*found)
 
     def find(self, obj_id: int) -> int:
         """Index of an object, -1 when there is none."""
@@ -64,21 +71,18 @@ class Objects:
 class Entries:
     """Live directory entries, in tree order."""
 
-    __slots__ = ("directories", "keys", "kinds", "targets")
+    __slots__ = ("_rows",)
 
     def __init__(self) -> None:
-        self.targets = array("q")
-        self.directories = array("q")
-        self.keys = array("q")
-        self.kinds = bytearray()
-        """Object type that the entry's element tells."""
+        self._rows = bytearray()
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self._rows) // _ENTRY.size
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        """(target, directory, key, object type by the element) of each."""
+        return _ENTRY.iter_unpack(self._rows)
 
     def add(self, target: int, directory: int, key: int, kind: int) -> None:
         """Add an entry."""
-        self.targets.append(target)
-        self.directories.append(directory)
-        self.keys.append(key)
-        self.kinds.append(kind)
+        self._rows += _ENTRY.pack(target, directory, key, kind)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 from hammerfs.const import OBJID_ROOT, OBJTYPE_DIRECTORY, OBJTYPE_SOFTLINK
 from hammerfs.ondisk.records import INODE_SYMLINK_MAX
 from tools.fsck.context import Context
-from tools.fsck.objects import DAMAGED, HAS_FIX, Entries, Objects
+from tools.fsck.objects import Entries, Object, Objects
 
 _NONE = -1
+_MASK = (1 << 64) - 1
+_MANY = 500_000
+"""Objects from which on a dictionary of them would take too much memory."""
 
 
 def run(ctx: Context, pfs_id: int, objects: Objects, entries: Entries, lost_entries: int) -> None:
@@ -36,22 +40,22 @@ class _Links:
         self._pfs_id = pfs_id
         self._objects = objects
         self._entries = entries
+        self._links = array("Q", [0]) * len(objects)
+        """Entries found that lead to an object."""
+        self._kinds = bytes(found.kind for found in objects)
         self._above = array("q", [_NONE]) * len(objects)
         """Index of the directory that holds a directory."""
 
     def count(self) -> None:
         """Follow every entry."""
-        links, kinds, above = self._objects.links, self._objects.kinds, self._above
-        entries, find = self._entries, self._objects.find
+        links, kinds, above = self._links, self._kinds, self._above
+        find = self._finder()
         holder, holder_at = 0, _NONE
-        for target, directory, key, kind in zip(
-            entries.targets, entries.directories, entries.keys, entries.kinds, strict=True
-        ):
+        for target, directory, key, kind in self._entries:
             at = find(target)
             if at < 0:
-                self._add(
-                    "dirent-dangling", f"entry {key:016x} leads to object 0x{target & (1 << 64) - 1:016x}", directory
-                )
+                what = f"entry {key:016x} leads to object 0x{target & _MASK:016x}"
+                self._add("dirent-dangling", what, directory)
                 continue
             links[at] += 1
             if kinds[at] != kind:
@@ -61,47 +65,52 @@ class _Links:
                     holder, holder_at = directory, find(directory)
                 above[at] = holder_at
 
+    def _finder(self) -> Callable[[int], int]:
+        """Finds the index of an object; -1 for none. A dictionary is faster, and too big for very many objects."""
+        ids = self._objects.ids
+        if len(ids) > _MANY:
+            return self._objects.find
+        indices = dict(zip(ids, range(len(ids)), strict=True))
+        return lambda obj_id: indices.get(obj_id, _NONE)
+
     def compare(self, lost_entries: int) -> None:
         """Compare what was counted with what the inodes say."""
         objects = self._objects
-        for at, (obj_id, links, nlinks, flags) in enumerate(
-            zip(objects.ids, objects.links, objects.nlinks, objects.flags, strict=True)
-        ):
-            if flags & DAMAGED:
+        for at, (obj_id, links, found) in enumerate(zip(objects.ids, self._links, objects, strict=True)):
+            nlinks, kind = found.nlinks, found.kind
+            if found.is_damaged:
                 continue
-            if objects.kinds[at] == OBJTYPE_SOFTLINK and objects.sizes[at] > INODE_SYMLINK_MAX and not flags & HAS_FIX:
+            if kind == OBJTYPE_SOFTLINK and found.size > INODE_SYMLINK_MAX and obj_id not in objects.has_fix:
                 code = "symlink-unflushed" if self._dirty else "symlink-target"
-                self._add(code, "the target is not recorded", obj_id, at)
+                self._add(code, "the target is not recorded", obj_id, found)
             if obj_id == OBJID_ROOT:
                 if nlinks != 1 or links:
-                    self._add("link-count", f"root directory with {nlinks} links, {links} entries", obj_id, at)
-                continue
-            is_directory = objects.kinds[at] == OBJTYPE_DIRECTORY
-            if links == nlinks and (links == 1 or (links and not is_directory)):
-                if is_directory:
-                    self._parent(at)
+                    self._add("link-count", f"root directory with {nlinks} links, {links} entries", obj_id, found)
+            elif links == nlinks and (links == 1 or (links and kind != OBJTYPE_DIRECTORY)):
+                if kind == OBJTYPE_DIRECTORY:
+                    self._parent(at, obj_id, found)
             elif links < nlinks and lost_entries:
                 lost_entries -= 1
             elif links:
-                self._add("link-count", f"{nlinks} links, {links} entries", obj_id, at)
+                self._add("link-count", f"{nlinks} links, {links} entries", obj_id, found)
             elif nlinks:
-                self._add("inode-orphan", f"{nlinks} links and no entry", obj_id, at)
+                self._add("inode-orphan", f"{nlinks} links and no entry", obj_id, found)
             else:
-                self._add("inode-unlinked", "removed while it was open", obj_id, at)
+                self._add("inode-unlinked", "removed while it was open", obj_id, found)
 
-    def _parent(self, at: int) -> None:
+    def _parent(self, at: int, obj_id: int, found: Object) -> None:
         """A directory must name the one that holds its entry: `..` leads there."""
-        objects, above = self._objects, self._above[at]
-        if above != _NONE and objects.parents[at] != objects.ids[above]:
-            mask = (1 << 64) - 1
-            what = f"parent is 0x{objects.parents[at] & mask:016x}, its entry in 0x{objects.ids[above] & mask:016x}"
-            self._add("directory-parent", what, objects.ids[at], at)
+        above = self._above[at]
+        if above != _NONE and found.parent != self._objects.ids[above]:
+            entry = self._objects.ids[above] & _MASK
+            what = f"parent is 0x{found.parent & _MASK:016x}, its entry in 0x{entry:016x}"
+            self._add("directory-parent", what, obj_id, found)
 
     def loops(self) -> None:
         """Directories whose way up never reaches a directory without an entry."""
         above = self._above
         state = bytearray(len(above))  # 0 not seen, 1 on the way at the moment, 2 done
-        for start, kind in enumerate(self._objects.kinds):
+        for start, kind in enumerate(self._kinds):
             if kind != OBJTYPE_DIRECTORY or state[start]:
                 continue
             way = []
@@ -111,10 +120,10 @@ class _Links:
                 way.append(at)
                 at = above[at]
             if at != _NONE and state[at] == 1:
-                self._add("directory-loop", "this directory is below itself", self._objects.ids[at], at)
+                self._add("directory-loop", "this directory is below itself", self._objects.ids[at], self._objects[at])
             for passed in way:
                 state[passed] = 2
 
-    def _add(self, code: str, what: str, obj_id: int, at: int | None = None) -> None:
-        place = None if at is None else self._objects.places[at]
+    def _add(self, code: str, what: str, obj_id: int, found: Object | None = None) -> None:
+        place = None if found is None else found.place
         self._report.add(code, what, offset=place, obj_id=obj_id, pfs_id=self._pfs_id)

@@ -12,6 +12,7 @@ from hammerfs.const import (
     BIGBLOCK_MASK,
     BIGBLOCK_SIZE,
     BTREE_TYPE_RECORD,
+    BUFMASK,
     BUFSIZE,
     ELM_SIZE,
     LOCALIZE_INODE,
@@ -76,6 +77,8 @@ class RecordCheck:
         self._types = TypeChecks(ctx, pfss)
         self._data = DataCheck(ctx) if ctx.data else None
         self._localization = -1
+        self._zones: dict[int, int] = {}
+        """Record types of the current class, and the zone of their payloads when these are shorter than a buffer."""
         self._last: Key = KEY_MIN
         self._last_delete = 0
         self._block = -1
@@ -89,14 +92,16 @@ class RecordCheck:
     def leaf(self, off: int, left: Key, right: Key, body: bytes, mirror_tid: int) -> None:
         """Check one leaf."""
         check_type = self._types.check
+        zones, block, used = self._zones, self._block, self._used
         last, last_delete = self._last, self._last_delete
         lower, top = KEY_MIN, 0
         self._ctx.records += len(body) // LEAF_ELM.size
         for elm in LEAF_ELM.iter_unpack(body):
-            obj_id, key, create_tid, delete_tid, rec_type, _, btype, lo, _, _, _, _, _ = elm
+            obj_id, key, create_tid, delete_tid, rec_type, _, btype, lo, _, _, data_offset, data_len, _ = elm
             at = (lo, obj_id, rec_type, key, create_tid or TID_INFINITE)
             if lo != self._localization:
                 self._enter(lo)
+                zones = self._zones
             if at <= lower or btype != BTREE_TYPE_RECORD or not create_tid or 0 < delete_tid <= create_tid:
                 self._faults(elm, off, in_order=at > lower)
             if key == last[3] and obj_id == last[1] and (not last_delete or last_delete > create_tid):
@@ -107,7 +112,23 @@ class RecordCheck:
                 top = create_tid
             if delete_tid > top:
                 top = delete_tid
-            if self._place(elm, off):
+            pos = data_offset & BUFMASK
+            # Most payloads are small and lie in the big-block of the one before, whose counters are at hand.
+            if (
+                data_offset >> BIGBLOCK_BITS == block
+                and data_offset >> ZONE_SHIFT == zones.get(rec_type)
+                and not data_offset & 15
+                and 0 < data_len < BUFSIZE - pos
+            ):
+                used[0] += (data_len + 15) & ~15
+                end = (data_offset & BIGBLOCK_MASK) + data_len
+                if end > used[1]:
+                    used[1] = end
+                if self._data is not None and rec_type == RECTYPE_DATA:
+                    self._data.add(elm)
+                check_type(elm, off)
+            elif self._place(elm, off):
+                block, used = self._block, self._used
                 check_type(elm, off)
         if self._data is not None:
             self._data.flush()
@@ -128,7 +149,6 @@ class RecordCheck:
             if data_offset:
                 self._add("payload-address", "an address without a length", elm, off)
             return True
-        # Most extents follow one another in one big-block: its counters stay at hand.
         if data_offset >> BIGBLOCK_BITS != self._block:
             used = self._ctx.usage.open(data_offset >> BIGBLOCK_BITS)
             if used is None:
@@ -189,7 +209,13 @@ class RecordCheck:
         """The records of another localization begin."""
         self._localization = localization
         self._pfss.enter(pfs_of(localization))
-        self._types.enter(localization)
+        self._types.enter()
+        cls = localization & LOCALIZE_MASK
+        self._zones = {
+            rec_type: ZONE_SMALL_DATA if rec_type in _FILE_TYPES else ZONE_META
+            for rec_type, classes in _CLASSES.items()
+            if cls in classes
+        }
 
     def _check_bounds(self, off: int, left: Key, right: Key, body: bytes) -> None:
         """The first and the last element must be inside the range that the parent gives the leaf."""

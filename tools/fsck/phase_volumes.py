@@ -10,7 +10,6 @@ from hammerfs.const import (
     BUFMASK,
     FSTYPE_UUID,
     MAX_UNDO_BIGBLOCKS,
-    MAX_ZONES,
     OFF_BAD,
     OFF_LONG_MASK,
     ROOT_VOLUME,
@@ -24,7 +23,6 @@ from hammerfs.const import (
     ZONE_UNDO,
 )
 from hammerfs.crc import CrcRule
-from hammerfs.errors import HammerError
 from hammerfs.ondisk.blockmap import ZONE_DESC_SIZE, ZoneDesc
 from hammerfs.ondisk.volume import BLOCKMAP_OFFSET, FIELD_OFFSETS, UNDO_ARRAY_OFFSET, VolumeOndisk
 from hammerfs.volume import Volume
@@ -50,7 +48,8 @@ def run(report: Report, volumes: Sequence[Volume], *, dirty: bool) -> None:
         _common(report, volume, root.ondisk)
         _checksum(report, volume, rule, dirty=dirty)
     _zones(report, root, rule, dirty=dirty)
-    _undo_array(report, root)
+    if not _zone_fault(ZONE_UNDO, root.ondisk.vol0_blockmap[ZONE_UNDO]):
+        _undo_array(report, root)
 
 
 def _at(volume: Volume, byte_off: int) -> int:
@@ -139,11 +138,3 @@ def _undo_array(report: Report, root: Volume) -> None:
             wrong = off != OFF_BAD
         if wrong:
             report.add("header-field", f"FIFO big-block {i} is {off:016x}", offset=_at(root, UNDO_ARRAY_OFFSET + i * 8))
-
-
-def add_open_error(report: Report, err: HammerError) -> None:
-    """A header that keeps the volume set from being opened at all."""
-    report.add_error("header-damaged", err)
-
-
-assert MAX_ZONES * ZONE_DESC_SIZE + BLOCKMAP_OFFSET == UNDO_ARRAY_OFFSET

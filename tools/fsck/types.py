@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hammerfs.addr import class_of, pfs_of
+from hammerfs.addr import pfs_of
 from hammerfs.const import (
     BUFMASK,
     BUFSIZE,
@@ -45,12 +45,18 @@ from hammerfs.ondisk.records import (
     INODE_VERSION,
 )
 from tools.fsck.context import Context
-from tools.fsck.objects import DAMAGED, HAS_FIX, Entries, Objects
+from tools.fsck.objects import Entries, Object, Objects
 from tools.fsck.pfs import Elm, PfsChecks
 
 _BUFSHIFT = BUFSIZE.bit_length() - 1
 _FILES = frozenset({OBJTYPE_REGFILE, OBJTYPE_DBFILE})
 _FILE_RECORDS = frozenset({RECTYPE_DATA, RECTYPE_DB})
+_DIR_CAPS = frozenset(
+    local | algorithm for local in (0, CAP_DIR_LOCAL_INO) for algorithm in range(CAP_DIRHASH_ALG1 + 1)
+)
+"""Capability bits that directories can have; all else has none."""
+_NO_CAPS = frozenset({0})
+_NO_NAMES = frozenset({b".", b".."})
 _UNOWNED = frozenset({RECTYPE_PFS, RECTYPE_SNAPSHOT, RECTYPE_CONFIG})
 """Records of the PFS as a whole: on object 1, also where there is no root directory yet."""
 
@@ -75,18 +81,19 @@ class TypeChecks:
         self._asof = 0
         self._obj_id = 0
         """Object whose records come at the moment."""
-        self._index = -1
-        """Its index among the live objects."""
+        self._owner: Object | None = None
+        """Its live inode."""
         self._caps: int | None = None
         """Its capability bits, once an inode record of any generation told them."""
         self._live_end = 0
-        self._names: dict[int, set[bytes]] = {}
+        self._base = -1
+        """Hash of the last live entry's name, and the names with that hash so far."""
+        self._names: set[bytes] = set()
 
-    def enter(self, localization: int) -> None:
+    def enter(self) -> None:
         """The records of another localization begin."""
         self._objects, self._entries, self._asof = self._pfss.objects, self._pfss.entries, self._pfss.asof
-        self._obj_id = 0
-        self._next_object(0)
+        self._next_object(0, RECTYPE_INODE)
 
     def check(self, elm: Elm, off: int) -> None:
         """Check a record whose payload can be where it says.
@@ -95,46 +102,46 @@ class TypeChecks:
             elm: The element.
             off: Address of its leaf.
         """
-        obj_id, rec_type = elm[0], elm[4]
+        obj_id, delete_tid, rec_type, asof = elm[0], elm[3], elm[4], self._asof
         if obj_id != self._obj_id:
-            self._next_object(obj_id)
-        asof = self._asof
-        live = not elm[3] if not asof else elm[2] <= asof and (not elm[3] or asof < elm[3])
-        if rec_type in _FILE_RECORDS:
-            self._data(elm, off, live=live)
-            return
-        payload = self._payload(elm, off)
+            self._next_object(obj_id, rec_type)
+        live = not delete_tid if not asof else elm[2] <= asof and (not delete_tid or asof < delete_tid)
         if rec_type == RECTYPE_INODE:
-            self._inode(elm, off, payload, live=live)
-            return
-        if live and self._index < 0 and rec_type not in _UNOWNED and not self._pfss.is_lost:
-            self._add("record-orphan", f"record type 0x{rec_type:02x} of an object without inode", elm, off)
-        if rec_type == RECTYPE_DIRENTRY:
-            self._direntry(elm, off, payload, live=live)
-        elif rec_type == RECTYPE_FIX:
-            self._fix(elm, off, live=live)
-        elif rec_type == RECTYPE_PFS:
-            self._pfss.pfs_record(elm, off, payload)
-        elif rec_type == RECTYPE_SNAPSHOT:
-            self._pfss.snapshot(elm, off, payload)
-        elif rec_type == RECTYPE_CONFIG:
-            self._pfss.config(elm, off, payload)
+            self._inode(elm, off, live=live)
+        elif rec_type in _FILE_RECORDS:
+            self._data(elm, off, live=live)
+        else:
+            if live and self._owner is None and rec_type not in _UNOWNED and not self._pfss.is_lost:
+                self._add("record-orphan", f"record type 0x{rec_type:02x} of an object without inode", elm, off)
+            payload = self._payload(elm, off)
+            if rec_type == RECTYPE_DIRENTRY:
+                self._direntry(elm, off, payload, live=live)
+            elif rec_type == RECTYPE_FIX:
+                self._fix(elm, off, live=live)
+            elif rec_type == RECTYPE_PFS:
+                self._pfss.pfs_record(elm, off, payload)
+            elif rec_type == RECTYPE_SNAPSHOT:
+                self._pfss.snapshot(elm, off, payload)
+            elif rec_type == RECTYPE_CONFIG:
+                self._pfss.config(elm, off, payload)
 
-    def _next_object(self, obj_id: int) -> None:
+    def _next_object(self, obj_id: int, rec_type: int) -> None:
+        """The records of another object begin, in its class 1 with the inode."""
         self._obj_id = obj_id
-        self._index = index = self._objects.find(obj_id)
-        self._caps = self._objects.caps[index] if index >= 0 else None
+        self._owner = self._caps = None
         self._live_end = 0
-        self._names = {}
+        self._base = -1
+        if rec_type != RECTYPE_INODE:
+            index = self._objects.find(obj_id)
+            if index >= 0:
+                self._owner = self._objects[index]
+                self._caps = self._owner.caps
 
     def _payload(self, elm: Elm, off: int) -> bytes | None:
         """A payload that fits a buffer, verified; None and a finding when it can't be trusted."""
-        data_offset, data_len, data_crc = elm[10], elm[11], elm[12]
-        if data_len > BUFSIZE:
-            self._add("payload-length", f"payload of {data_len} bytes", elm, off)
-            return None
-        if not data_len:
-            self._add("payload-length", f"record type 0x{elm[4]:02x} without payload", elm, off)
+        rec_type, data_offset, data_len, data_crc = elm[4], elm[10], elm[11], elm[12]
+        if not 0 < data_len <= BUFSIZE:
+            self._add("payload-length", f"record type 0x{rec_type:02x} with a payload of {data_len} bytes", elm, off)
             return None
         buf = self._kept.get((data_offset & OFF_LONG_MASK) >> _BUFSHIFT)
         if buf is None:
@@ -145,51 +152,51 @@ class TypeChecks:
                 return None
         pos = data_offset & BUFMASK
         payload = buf[pos : pos + data_len]
-        covered = payload if elm[4] != RECTYPE_INODE else payload[:INODE_CRC_SIZE]
+        covered = payload if rec_type != RECTYPE_INODE else payload[:INODE_CRC_SIZE]
         if self._compute(covered, 0) != data_crc and not self._rule.matches(data_crc, covered):
-            what = f"record type 0x{elm[4]:02x}: stored {data_crc:08x}, computed {self._compute(covered, 0):08x}"
+            what = f"record type 0x{rec_type:02x}: stored {data_crc:08x}, computed {self._compute(covered, 0):08x}"
             self._report.add("payload-crc", what, offset=data_offset, obj_id=elm[0], pfs_id=elm[7] >> 16)
             return None
         return payload
 
     # Inodes
 
-    def _inode(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
-        obj_id, data_offset = elm[0], elm[10]
+    def _inode(self, elm: Elm, off: int, *, live: bool) -> None:
         if elm[1]:
             self._add("record-place", f"inode with key {elm[1]}", elm, off)
         if not elm[3]:
             self._pfss.live_inodes += 1
-        flags = 0
-        if payload is None or len(payload) != INODE_SIZE:
+        payload = self._payload(elm, off)
+        if payload is not None and len(payload) == INODE_SIZE:
+            found = self._inode_data(elm, payload)
+        else:
             if payload is not None:
                 self._add("payload-length", f"inode of {len(payload)} bytes", elm, off)
-            flags = DAMAGED
-            nlinks = size = parent = caps = 0
-        else:
-            (
-                version, mode, _, _, _, _, parent, _, _, obj_type, caps, _, _, nlinks, size, symlink, _, _,
-            ) = INODE.unpack(payload)  # fmt: skip
-            self._caps = caps
-            fault = (
-                version != INODE_VERSION
-                or mode & ~0o7777
-                or obj_type != elm[5]
-                or obj_type not in TYPE_MODES
-                or size > MAX_FILE_SIZE
-                or (obj_type != OBJTYPE_DIRECTORY and caps)
-                or caps & ~(CAP_DIRHASH_MASK | CAP_DIR_LOCAL_INO)
-                or caps & CAP_DIRHASH_MASK > CAP_DIRHASH_ALG1
-            )
-            if fault:
-                what = f"version {version}, mode {mode:o}, type {obj_type} ({elm[5]}), size {size}, caps {caps:02x}"
-                self._report.add("inode-field", what, offset=data_offset, obj_id=obj_id, pfs_id=elm[7] >> 16)
-                flags = DAMAGED
-            elif obj_type == OBJTYPE_SOFTLINK:
-                self._symlink(elm, size, symlink)
+            found = Object(0, 0, 0, elm[10], elm[5], 0, 1)
         if live:
-            self._objects.add(obj_id, nlinks, size, parent, data_offset, elm[5], caps, flags)
-            self._index = self._objects.find(obj_id)
+            self._owner = found
+            self._objects.add(elm[0], found)
+
+    def _inode_data(self, elm: Elm, payload: bytes) -> Object:
+        """Check the fields of an inode."""
+        version, mode, _, _, _, _, parent, _, _, obj_type, caps, _, _, nlinks, size, symlink, _, _ = INODE.unpack(
+            payload
+        )
+        self._caps = caps
+        if (
+            version != INODE_VERSION
+            or mode & ~0o7777
+            or obj_type != elm[5]
+            or obj_type not in TYPE_MODES
+            or size > MAX_FILE_SIZE
+            or caps not in (_DIR_CAPS if obj_type == OBJTYPE_DIRECTORY else _NO_CAPS)
+        ):
+            what = f"version {version}, mode {mode:o}, type {obj_type} ({elm[5]}), size {size}, caps {caps:02x}"
+            self._report.add("inode-field", what, offset=elm[10], obj_id=elm[0], pfs_id=elm[7] >> 16)
+            return Object(nlinks, size, parent, elm[10], elm[5], caps, 1)
+        if obj_type == OBJTYPE_SOFTLINK:
+            self._symlink(elm, size, symlink)
+        return Object(nlinks, size, parent, elm[10], obj_type, caps, 0)
 
     def _symlink(self, elm: Elm, size: int, symlink: bytes) -> None:
         if not 0 < size <= MAX_SYMLINK or (size <= INODE_SYMLINK_MAX and b"\0" in symlink[:size]):
@@ -199,61 +206,56 @@ class TypeChecks:
     # Directory entries
 
     def _direntry(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
-        index = self._index
         if payload is not None and len(payload) <= DIRENTRY_HEAD:
             self._add("dirent-field", f"directory entry of {len(payload)} bytes", elm, off)
             payload = None
         if payload is None:
             self._pfss.lost_entries += live
             return
+        obj_id, key, localization = elm[0], elm[1], elm[7]
+        target, target_localization, _ = DIRENTRY.unpack_from(payload)
         name = payload[DIRENTRY_HEAD:]
-        if len(name) > MAX_NAME or b"/" in name or b"\0" in name or name in {b".", b".."}:
+        base = -1
+        if len(name) > MAX_NAME or b"/" in name or b"\0" in name or name in _NO_NAMES:
             self._add("dirent-field", f"name of {len(name)} bytes: {name[:40]!r}", elm, off)
-            base = None
         else:
             base = self._hash(elm, off, name)
-        target, localization, _ = DIRENTRY.unpack_from(payload)
-        if localization != elm[7] & ~LOCALIZE_MASK:
-            self._add("dirent-field", f"target in localization {localization:08x}", elm, off)
+        if target_localization != localization & ~LOCALIZE_MASK:
+            self._add("dirent-field", f"target in localization {target_localization:08x}", elm, off)
         if not live:
             return
-        if index >= 0 and not self._objects.flags[index] & DAMAGED:
-            if self._objects.kinds[index] != OBJTYPE_DIRECTORY:
+        owner = self._owner
+        if owner is not None and not owner.is_damaged:
+            if owner.kind != OBJTYPE_DIRECTORY:
                 self._add("record-orphan", "directory entry of an object that is no directory", elm, off)
-            elif (class_of(elm[7]) == LOCALIZE_INODE) != bool(self._objects.caps[index] & CAP_DIR_LOCAL_INO):
+            elif (localization & LOCALIZE_MASK == LOCALIZE_INODE) != bool(owner.caps & CAP_DIR_LOCAL_INO):
                 self._add("record-place", "directory entry in the class where this directory has none", elm, off)
-        if base is not None:
-            names = self._names
-            if base not in names:
-                if len(names) > 4:
-                    names.clear()
-                names[base] = {name}
-            elif name in names[base]:
-                self._add("dirent-twice", f"the name {name[:40]!r} is there twice", elm, off)
-            else:
-                names[base].add(name)
-        self._entries.add(target, elm[0], elm[1], elm[5])
+        if base != self._base or base < 0:
+            self._base, self._names = base, {name}
+        elif name in self._names:
+            self._add("dirent-twice", f"the name {name[:40]!r} is there twice", elm, off)
+        else:
+            self._names.add(name)
+        self._entries.add(target, obj_id, key, elm[5])
 
-    def _hash(self, elm: Elm, off: int, name: bytes) -> int | None:
-        """Base key of a name; None and a finding when the entry's key can't come from it."""
+    def _hash(self, elm: Elm, off: int, name: bytes) -> int:
+        """Hash of a name; -1 and a finding when the entry's key can't come from it."""
         key, caps = elm[1], self._caps
-        found = None
+        if caps is None or caps & CAP_DIRHASH_MASK:
+            base = namekey1(name)
+            if base <= key <= base + 0xFFFFFF:
+                return base
         if caps is None or not caps & CAP_DIRHASH_MASK:
             base = namekey0(name)
             if base <= key <= base + 0xFFFFFFFF:
-                found = base
-        if found is None and (caps is None or caps & CAP_DIRHASH_MASK):
-            base = namekey1(name)
-            if base <= key <= base + 0xFFFFFF:
-                found = base
-        if found is None:
-            self._add("dirent-hash", f"key {key:016x} does not come from the name {name[:40]!r}", elm, off)
-        return found
+                return base
+        self._add("dirent-hash", f"key {key:016x} does not come from the name {name[:40]!r}", elm, off)
+        return -1
 
     # Files and symbolic links
 
     def _data(self, elm: Elm, off: int, *, live: bool) -> None:
-        key, data_len = elm[1], elm[11]
+        key, data_len, owner = elm[1], elm[11], self._owner
         base = key - data_len
         full = BUFSIZE if base < XDEMARC else XBUFSIZE
         if data_len != full or base & full - 1 or base < 0:
@@ -262,32 +264,29 @@ class TypeChecks:
                 self._add("data-shape", f"{data_len} bytes at file offset {base}", elm, off)
         if not live:
             return
-        index, objects = self._index, self._objects
-        if index < 0:
+        if owner is None:
             if not self._pfss.is_lost:
                 self._add("record-orphan", f"{data_len} bytes of file data of an object without inode", elm, off)
             return
         if base < self._live_end:
             self._add("data-overlap", f"data at file offset {base} begins before {self._live_end}", elm, off)
         self._live_end = key
-        if objects.flags[index] & DAMAGED:
+        if owner.is_damaged:
             return
-        if objects.kinds[index] not in _FILES:
+        if owner.kind not in _FILES:
             self._add("record-orphan", "file data of an object that is no file", elm, off)
-        elif base >= objects.sizes[index]:
-            self._add(
-                "data-beyond-end", f"data at file offset {base}, the file has {objects.sizes[index]} bytes", elm, off
-            )
+        elif base >= owner.size:
+            self._add("data-beyond-end", f"data at file offset {base}, the file has {owner.size} bytes", elm, off)
 
     def _fix(self, elm: Elm, off: int, *, live: bool) -> None:
-        index, objects = self._index, self._objects
-        if not live or index < 0 or objects.flags[index] & DAMAGED:
+        owner = self._owner
+        if not live or owner is None or owner.is_damaged:
             return
-        if objects.kinds[index] != OBJTYPE_SOFTLINK or elm[1] != FIXKEY_SYMLINK:
+        if owner.kind != OBJTYPE_SOFTLINK or elm[1] != FIXKEY_SYMLINK:
             self._add("record-orphan", "link target of an object that is no symbolic link", elm, off)
-        elif elm[11] != objects.sizes[index]:
-            self._add("symlink-target", f"target of {elm[11]} bytes, the inode says {objects.sizes[index]}", elm, off)
-        objects.flags[index] |= HAS_FIX
+        elif elm[11] != owner.size:
+            self._add("symlink-target", f"target of {elm[11]} bytes, the inode says {owner.size}", elm, off)
+        self._objects.has_fix.add(elm[0])
 
     def _add(self, code: str, what: str, elm: Elm, off: int) -> None:
         self._report.add(code, what, offset=off, obj_id=elm[0], pfs_id=pfs_of(elm[7]))
