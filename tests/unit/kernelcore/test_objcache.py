@@ -13,7 +13,7 @@ from kernelcore.globaldata import cpu
 from kernelcore.host.sim import SimDeadlock, SimHost
 from kernelcore.host.thread_host import ThreadHost
 from kernelcore.host.up import UpHost
-from kernelcore.objcache import DEPOT_MAGAZINES, ObjCache
+from kernelcore.objcache import DEPOT_MAGAZINES, ObjCache, ObjCacheRow
 from kernelcore.panic import KernelPanic, WrongContext
 from kernelcore.sched import lwkt_user_yield
 from kernelcore.sleep import tsleep
@@ -170,7 +170,7 @@ def test_a_cache_belongs_to_its_domain() -> None:
     with pytest.raises(KernelPanic, match="objcache 'things' used on <cpu 0 of other>, which does not know it"):
         cache.get()
     assert [row.name for row in stat.objcaches(host)] == ["things"]
-    assert stat.text(stat.ObjCacheRow, stat.objcaches(host)).splitlines()[1].split()[0] == "things"
+    assert stat.text(ObjCacheRow, stat.objcaches(host)).splitlines()[1].split()[0] == "things"
 
 
 def test_reclaim_destructs_what_is_cached_here_and_at_the_depot() -> None:
