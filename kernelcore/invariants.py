@@ -166,3 +166,5 @@ def _check_count(tok: ContendedToken, refs: int, owner: Thread | None) -> None:
         raise KernelPanic(f"K4: token '{tok.t_desc}' counts {counted} references, running holders have {refs}")
     if (tok.t_exclreq is not None) != bool(tok.t_count & TOK_EXCLREQ):
         raise KernelPanic(f"K4: token '{tok.t_desc}' has EXCLREQ without a requester or the reverse")
+    if owner is not None and tok.t_exclreq is owner:
+        raise KernelPanic(f"K4: token '{tok.t_desc}' is reserved by the thread that has it")

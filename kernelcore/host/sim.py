@@ -222,6 +222,7 @@ class SimHost(Domain):
     def spawn(self, func: Callable[..., object], *args: Any, cpu_id: int = -1, **kwargs: Any) -> Thread:
         """Create a thread from outside, as CPU 0 would: `func(*args)`; keywords as for `lwkt_create`."""
         cpu.gd = self.gds[0]
+        self._halted.discard(0)
         name = kwargs.pop("name", getattr(func, "__name__", "thread"))
         return lwkt_create(lambda: func(*args), cpu_id=cpu_id, name=name, **kwargs)
 
@@ -249,7 +250,7 @@ class SimHost(Domain):
         self._ending = False
         self._error = None
         entered_from = cpu.gd
-        with self._watch_coroutines():
+        with self._catch_unawaited():
             self._loop(None)
             self._finished.wait()
         for carrier in self._carriers:
@@ -344,6 +345,9 @@ class SimHost(Domain):
         td = gd.gd_curthread
         if gd.gd_callouts and gd.gd_callouts[0][0] <= self.now:
             gd.gd_reqflags |= RQF_TIMER
+        if gd.gd_cpuid in self._idling:
+            self._idle_step(gd)
+            return
         idle = td is gd.gd_idlethread
         if self._has_interrupts(gd) and not td.td_critcount and (idle or self.strategy.deliver(gd)):
             self._passive.discard(gd.gd_cpuid)
