@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 _ENTRY = struct.Struct("<qqqB")
 _OBJECT = struct.Struct("<QQqQBBB")
+_KIND = 32
+"""Offset of the object type in a packed `Object`."""
 
 
 class Object(NamedTuple):
@@ -42,9 +44,13 @@ class Objects:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[Object]:
-        """In the order of the ids."""
-        return map(Object._make, _OBJECT.iter_unpack(self._rows))
+    def rows(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
+        """The fields of each `Object` as plain tuples, in the order of the ids."""
+        return _OBJECT.iter_unpack(self._rows)
+
+    def kinds(self) -> bytes:
+        """The object types, in the order of the ids."""
+        return bytes(self._rows[_KIND :: _OBJECT.size])
 
     def __getitem__(self, index: int) -> Object:
         return Object._make(_OBJECT.unpack_from(self._rows, index * _OBJECT.size))

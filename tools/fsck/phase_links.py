@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hammerfs.const import OBJID_ROOT, OBJTYPE_DIRECTORY, OBJTYPE_SOFTLINK
 from hammerfs.ondisk.records import INODE_SYMLINK_MAX
 from tools.fsck.context import Context
-from tools.fsck.objects import Entries, Object, Objects
+from tools.fsck.objects import Entries, Objects
 
 _NONE = -1
 _MASK = (1 << 64) - 1
@@ -42,7 +42,7 @@ class _Links:
         self._entries = entries
         self._links = array("Q", [0]) * len(objects)
         """Entries found that lead to an object."""
-        self._kinds = bytes(found.kind for found in objects)
+        self._kinds = objects.kinds()
         self._above = array("q", [_NONE]) * len(objects)
         """Index of the directory that holds a directory."""
 
@@ -52,7 +52,7 @@ class _Links:
         find = self._finder()
         holder, holder_at = 0, _NONE
         for target, directory, key, kind in self._entries:
-            at = find(target)
+            at = find(target, _NONE)
             if at < 0:
                 what = f"entry {key:016x} leads to object 0x{target & _MASK:016x}"
                 self._add("dirent-dangling", what, directory)
@@ -62,49 +62,48 @@ class _Links:
                 self._add("dirent-type", f"entry {key:016x} says type {kind}, the inode {kinds[at]}", target)
             if kinds[at] == OBJTYPE_DIRECTORY:
                 if directory != holder:
-                    holder, holder_at = directory, find(directory)
+                    holder, holder_at = directory, find(directory, _NONE)
                 above[at] = holder_at
 
-    def _finder(self) -> Callable[[int], int]:
-        """Finds the index of an object; -1 for none. A dictionary is faster, and too big for very many objects."""
+    def _finder(self) -> Callable[[int, int], int]:
+        """Finds the index of an object. A dictionary is faster, and takes too much memory for very many objects."""
         ids = self._objects.ids
         if len(ids) > _MANY:
-            return self._objects.find
-        indices = dict(zip(ids, range(len(ids)), strict=True))
-        return lambda obj_id: indices.get(obj_id, _NONE)
+            return lambda obj_id, _absent: self._objects.find(obj_id)
+        return dict(zip(ids, range(len(ids)), strict=True)).get
 
     def compare(self, lost_entries: int) -> None:
         """Compare what was counted with what the inodes say."""
         objects = self._objects
-        for at, (obj_id, links, found) in enumerate(zip(objects.ids, self._links, objects, strict=True)):
-            nlinks, kind = found.nlinks, found.kind
-            if found.is_damaged:
+        for at, (obj_id, links, row) in enumerate(zip(objects.ids, self._links, objects.rows(), strict=True)):
+            nlinks, size, parent, place, kind, _, is_damaged = row
+            if is_damaged:
                 continue
-            if kind == OBJTYPE_SOFTLINK and found.size > INODE_SYMLINK_MAX and obj_id not in objects.has_fix:
+            if kind == OBJTYPE_SOFTLINK and size > INODE_SYMLINK_MAX and obj_id not in objects.has_fix:
                 code = "symlink-unflushed" if self._dirty else "symlink-target"
-                self._add(code, "the target is not recorded", obj_id, found)
+                self._add(code, "the target is not recorded", obj_id, place)
             if obj_id == OBJID_ROOT:
                 if nlinks != 1 or links:
-                    self._add("link-count", f"root directory with {nlinks} links, {links} entries", obj_id, found)
+                    self._add("link-count", f"root directory with {nlinks} links, {links} entries", obj_id, place)
             elif links == nlinks and (links == 1 or (links and kind != OBJTYPE_DIRECTORY)):
                 if kind == OBJTYPE_DIRECTORY:
-                    self._parent(at, obj_id, found)
+                    self._parent(at, parent, obj_id, place)
             elif links < nlinks and lost_entries:
                 lost_entries -= 1
             elif links:
-                self._add("link-count", f"{nlinks} links, {links} entries", obj_id, found)
+                self._add("link-count", f"{nlinks} links, {links} entries", obj_id, place)
             elif nlinks:
-                self._add("inode-orphan", f"{nlinks} links and no entry", obj_id, found)
+                self._add("inode-orphan", f"{nlinks} links and no entry", obj_id, place)
             else:
-                self._add("inode-unlinked", "removed while it was open", obj_id, found)
+                self._add("inode-unlinked", "removed while it was open", obj_id, place)
 
-    def _parent(self, at: int, obj_id: int, found: Object) -> None:
+    def _parent(self, at: int, parent: int, obj_id: int, place: int) -> None:
         """A directory must name the one that holds its entry: `..` leads there."""
         above = self._above[at]
-        if above != _NONE and found.parent != self._objects.ids[above]:
+        if above != _NONE and parent != self._objects.ids[above]:
             entry = self._objects.ids[above] & _MASK
-            what = f"parent is 0x{found.parent & _MASK:016x}, its entry in 0x{entry:016x}"
-            self._add("directory-parent", what, obj_id, found)
+            what = f"parent is 0x{parent & _MASK:016x}, its entry in 0x{entry:016x}"
+            self._add("directory-parent", what, obj_id, place)
 
     def loops(self) -> None:
         """Directories whose way up never reaches a directory without an entry."""
@@ -120,10 +119,11 @@ class _Links:
                 way.append(at)
                 at = above[at]
             if at != _NONE and state[at] == 1:
-                self._add("directory-loop", "this directory is below itself", self._objects.ids[at], self._objects[at])
+                self._add(
+                    "directory-loop", "this directory is below itself", self._objects.ids[at], self._objects[at].place
+                )
             for passed in way:
                 state[passed] = 2
 
-    def _add(self, code: str, what: str, obj_id: int, found: Object | None = None) -> None:
-        place = None if found is None else found.place
+    def _add(self, code: str, what: str, obj_id: int, place: int | None = None) -> None:
         self._report.add(code, what, offset=place, obj_id=obj_id, pfs_id=self._pfs_id)
