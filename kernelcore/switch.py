@@ -17,6 +17,7 @@ from kernelcore.defs import (
     TDF_DEAD,
     TDF_EXITING,
     TDF_RUNQ,
+    TDF_SYSCALL,
     TDF_TSLEEPQ,
     TRAP_BLOCK,
     TRAP_MIGRATE,
@@ -133,7 +134,7 @@ def thread_ended(gd: GlobalData, td: Thread, value: object, exc: BaseException |
         dequeue(gd, td)
     td.td_flags |= TDF_EXITING
     gd.gd_curthread = gd.gd_idlethread
-    if exc is not None and td.td_on_exit is None and not td.td_joiners:
+    if exc is not None and td.td_on_exit is None and not td.td_joiners and not td.td_flags & TDF_SYSCALL:
         report(gd.gd_domain, td, exc)
     if td.td_holds:
         td.td_wmesg = "exitwait"

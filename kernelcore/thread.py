@@ -150,6 +150,10 @@ class Thread:
         Raises:
             KernelPanic: `body` is no coroutine or generator.
         """
+        if body.__class__ is CoroutineType:  # nearly always; what follows asks questions
+            self.td_coro = body
+            self.td_send = body.send
+            return
         send = getattr(body, "send", None)
         if send is None or not hasattr(body, "throw"):
             raise KernelPanic(f"the body of {thread_label(self)} is {body!r}, not a coroutine or generator")

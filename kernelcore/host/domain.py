@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from kernelcore import invariants
@@ -100,6 +100,7 @@ class Domain:
         self._deadline = math.inf  # and when it ends
         self._posted: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._free_threads: list[Thread] = []
+        self._plain_thread = Thread(self.gds[0], "syscall", KERN_DAEMON, TDF_SYSCALL)
         self._releases: dict[Thread, list[Callable[[], object]]] = {}  # of requests under way
         self._after_reply: list[Callable[[], object]] = []  # of requests whose replies are on their way out
         self._dropped_coroutine: KernelPanic | None = None
@@ -121,11 +122,15 @@ class Domain:
         self.last_overrun = None
         self._start_budget(seconds)
         try:
-            with self._watch_coroutines():
-                return self._pump(switches)
+            if self.debug:
+                with self._catch_unawaited():
+                    return self._pump(switches)
+            return self._pump(switches)
         finally:
             cpu.gd = entered_from
             self._running = False
+            if self.clock() > self._deadline:
+                self.overran(self.last_overrun)
 
     def _pump(self, left: int) -> bool:  # noqa: PLR0915 - calls would cost more than what they call
         """The hot loop: `switch.resume` for the traps of a domain without contention, written out."""
@@ -201,6 +206,9 @@ class Domain:
         self._began = now = self.clock()
         self._deadline = now + seconds
 
+    def overran(self, culprit: object) -> None:
+        """The budget that began last is more than spent, by the thread or function `culprit`; a host may complain."""
+
     def pump_expired(self) -> bool:
         """Whether the pump's time is over, so that a long thread should yield to the host."""
         return self.clock() > self._deadline
@@ -263,15 +271,20 @@ class Domain:
         cpu.gd = gd
         self._start_budget(PUMP_SECONDS)
         td = self.borrow(body, name)
-        td.td_on_exit = _keep_exception
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
         self._running = True
         try:
-            with self._watch_coroutines():
+            if self.debug:
+                with self._catch_unawaited():
+                    resume(self, gd, td)
+            else:
                 resume(self, gd, td)
         finally:
             self._running = False
-        self._raise_dropped()
+        if self.clock() > self._deadline:
+            self.overran(td)
+        if self._dropped_coroutine is not None:
+            self._raise_dropped()
         return td
 
     def syscall_plain(self, fn: Callable[..., T], *args: Any) -> T:
@@ -286,19 +299,18 @@ class Domain:
         if self._running or gd.gd_curthread is not gd.gd_idlethread:
             raise WrongContext(f"a system call from within {thread_label(cpu.gd.gd_curthread)}")
         cpu.gd = gd
-        self._start_budget(PUMP_SECONDS)
-        free = self._free_threads
-        td = free.pop() if free else Thread(gd, "syscall", KERN_DAEMON, TDF_SYSCALL)
-        td.td_gd = gd
-        gd.gd_curthread = td
+        self._began = now = self.clock()  # _start_budget, written out
+        self._deadline = now + PUMP_SECONDS
+        gd.gd_curthread = td = self._plain_thread
         self.syscalls += 1
         try:
             return fn(*args)
         finally:
             gd.gd_curthread = gd.gd_idlethread
+            if self.clock() > self._deadline:
+                self.overran(fn)
             if self._releases:
                 self._reply_follows(td)
-            free.append(td)
             if td.td_toks or td.td_critcount:
                 self._plain_left_behind(td)
             if gd.gd_runmask or (gd.gd_other_cpus and self.has_work()):
@@ -425,9 +437,6 @@ class Domain:
             warnings.showwarning = self._on_warning
             yield
 
-    def _watch_coroutines(self) -> Any:
-        return self._catch_unawaited() if self.debug else nullcontext()
-
     def _on_warning(self, message: Warning | str, *args: Any, **kwargs: Any) -> None:
         text = str(message)
         if "was never awaited" in text:
@@ -452,7 +461,3 @@ class Domain:
         for td in list(self._releases):
             self._reply_follows(td)
         self._release_after_reply()
-
-
-def _keep_exception(_td: Thread) -> None:
-    """Marks a thread whose exception its host will raise in the caller (see `thread_ended`)."""

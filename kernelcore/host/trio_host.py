@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from kernelcore.defs import TDF_DEAD, TDF_EXITING
 from kernelcore.globaldata import cpu
 from kernelcore.host.domain import Domain
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
@@ -44,6 +45,7 @@ RELEASE_SECONDS: Final = 0.01
 """How long a reply's buffer is kept where no other request comes."""
 _INTERRUPTED_SECONDS: Final = 0.1
 _BASELINE_SECONDS: Final = 0.001
+_ENDED: Final = TDF_EXITING | TDF_DEAD
 
 
 class HostStopped(Exception):
@@ -74,7 +76,8 @@ class TrioHost(Domain):
         self._quiet: trio.Event | None = None
         self._stopping = False
         self._stopped = trio.Event()
-        self._baseline = (-math.inf, 0.0)  # when the CPU time of this OS thread was read last, and what it was
+        self._baseline = 0.0  # the CPU time of this OS thread
+        self._baseline_at = -math.inf  # when it was read
 
     # ------------------------------------------------------------ life
 
@@ -159,11 +162,9 @@ class TrioHost(Domain):
             body.close()
             raise WrongContext(f"system call '{name}': domain '{self.name}' belongs to another OS thread: post to it")
         td = self.enter_syscall(body, name)
-        if self.clock() > self._deadline:
-            self._look_for_stall(td)
-        if not td.is_done:
+        if not td.td_flags & _ENDED:
             self._pump_inline()
-            if not td.is_done:
+            if not td.td_flags & _ENDED:
                 await self._park(td)
         elif self.has_work():
             self.kick()
@@ -172,14 +173,6 @@ class TrioHost(Domain):
         if exc is not None:
             raise exc
         return result  # type: ignore[no-any-return]
-
-    def syscall_plain(self, fn: Callable[..., T], *args: Any) -> T:
-        """As for every domain; one that takes too long is reported."""
-        try:
-            return super().syscall_plain(fn, *args)
-        finally:
-            if self.clock() > self._deadline:
-                self._look_for_stall(fn)
 
     async def _park(self, td: Thread) -> None:
         """Wait until the kernel thread of a request has ended, whatever happens to the trio task meanwhile."""
@@ -214,42 +207,33 @@ class TrioHost(Domain):
 
     # ------------------------------------------------------------ the pump
 
-    def run(self, *args: Any, **kwargs: Any) -> bool:
-        """As for every domain; one that takes too long is reported."""
-        idle = super().run(*args, **kwargs)
-        if self.clock() > self._deadline:
-            self._look_for_stall(self.last_overrun)
-        return idle
-
     def _start_budget(self, seconds: float) -> None:
-        super()._start_budget(seconds)
-        if self._began - self._baseline[0] > _BASELINE_SECONDS:
-            self._baseline = (self._began, time.thread_time())
+        self._began = now = self.clock()
+        self._deadline = now + seconds
+        if now - self._baseline_at > _BASELINE_SECONDS:
+            self._baseline_at = now
+            self._baseline = time.thread_time()
 
-    def _look_for_stall(self, culprit: object) -> None:
-        """The budget is spent: report if it was by so much that the loop's other tasks had to wait for long.
+    def overran(self, culprit: object) -> None:
+        """Report what has kept the loop from its other tasks, if it was for too long.
 
-        A warning where this OS thread was computing. Where it was not, it waited in a call that should have been an
-        I/O CPU's, or the machine had others to run, which cannot be told apart: that is information.
+        A warning where this OS thread was computing for so long. Where it was not, it waited in a call that should have
+        been an I/O CPU's, or the machine had others to run, which cannot be told apart: that is information.
         """
         took = self.clock() - self._began
         if took <= STALL_SECONDS:
             return
         self.stalls += 1
-        computed = time.thread_time() - self._baseline[1]
-        level = logging.WARNING if computed > STALL_SECONDS else logging.INFO
         if isinstance(culprit, Thread):
             what = thread_label(culprit)
         else:
             what = getattr(culprit, "__qualname__", "a completion, an IPI function or a timer")
-        log.log(
-            level,
-            "domain '%s' did not yield for %.1f ms, %.1f of them computing: %s ran last",
-            self.name,
-            took * 1e3,
-            min(took, computed) * 1e3,
-            what,
-        )
+        computed = 0.0
+        if self._began - self._baseline_at <= _BASELINE_SECONDS:
+            computed = min(took, time.thread_time() - self._baseline)
+        level = logging.WARNING if computed > STALL_SECONDS else logging.INFO
+        text = "domain '%s' did not yield for %.1f ms, at least %.1f of them computing: %s ran last"
+        log.log(level, text, self.name, took * 1e3, computed * 1e3, what)
 
     def kick(self) -> None:
         """Something became ready: the pump's task will run it, after the reply of the request that is being served."""
