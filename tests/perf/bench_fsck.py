@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.imagebuilder import ImageBuilder
+from hammerfs.rw import WritableFS
 from tests.perf.table import Row, show
 from tools.fsck.check import Summary, run
 
@@ -26,25 +26,23 @@ DIRS, FILES, SIZE = 200, 100, 1024
 TARGET = 10.0
 MEMORY = 40.0
 """MiB: 16 of buffers, the cache of the file system that recovers, and some 100 bytes a file."""
-_E2FSCK_SIZE = "256M"
+IMAGE_SIZE = "256m"
 
 
 def build(folder: Path) -> tuple[Path, Path]:
     """The tree as a HAMMER image, and in a folder of the host."""
     rng = random.Random(1)
-    b, plain = ImageBuilder(), folder / "plain"
-    for d in range(DIRS):
-        (plain / f"d{d:03}").mkdir(parents=True)
-        for f in range(FILES):
-            contents = rng.randbytes(SIZE)
-            b.file(b"/d%03d/f%03d" % (d, f), contents)
-            (plain / f"d{d:03}" / f"f{f:03}").write_bytes(contents)
-    image, dev = folder / "image", b.build()
-    with image.open("wb") as out:
-        out.truncate(dev.size)
-        for beg, end in dev.extents(0, dev.size):
-            out.seek(beg)
-            out.write(dev.pread(beg, end - beg))
+    image, plain = folder / "image", folder / "plain"
+    newfs = ["-m", "mkfs.cli", "-f", "--quiet", "-L", "BENCH", "-u", "8m", "--size", IMAGE_SIZE, str(image)]
+    subprocess.run([sys.executable, *newfs], check=True)
+    with WritableFS.open_rw(str(image)) as fs:
+        for d in range(DIRS):
+            directory = fs.mkdir(fs.root(), b"d%03d" % d)
+            (plain / f"d{d:03}").mkdir(parents=True)
+            for f in range(FILES):
+                contents = rng.randbytes(SIZE)
+                fs.write(fs.create(directory, b"f%03d" % f), 0, contents)
+                (plain / f"d{d:03}" / f"f{f:03}").write_bytes(contents)
     return image, plain
 
 
@@ -53,7 +51,7 @@ def ext4(folder: Path, plain: Path) -> Path | None:
     if not shutil.which("mke2fs") or not shutil.which("e2fsck"):
         return None
     image = folder / "ext4"
-    command = ["mke2fs", "-q", "-t", "ext4", "-N", "32768", "-d", str(plain), str(image), _E2FSCK_SIZE]
+    command = ["mke2fs", "-q", "-t", "ext4", "-N", "32768", "-d", str(plain), str(image), IMAGE_SIZE]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return image
 
