@@ -237,7 +237,6 @@ def test_in_the_background(golden: GoldenStore, tmp_path: Path) -> None:
     ("options", "code", "what"),
     [
         ("ro,shiny", 1, "unknown mount option 'shiny'"),
-        ("rw", 1, "read-only"),
         ("norecovery", 1, "norecovery needs ro"),
         ("ro,pfs=77", 32, "PFS 77 does not exist"),
         ("ro,asof=yesterday", 32, "'yesterday' is no TID"),
