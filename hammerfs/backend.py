@@ -175,7 +175,7 @@ class Backend:
         if inode.dirty is not None:
             inode.dirty = None
             inode.extents = None
-            inode.blocks = None
+            inode.blocks = inode.counted = None
         inode.entries = None
         inode.target = None
         ident = inode.pfs_id, inode.obj_id

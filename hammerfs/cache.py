@@ -45,6 +45,8 @@ class BufferCache:
         self._memory = Arena(2 * self.limit_bytes, name="buffers")  # the second half for sections, touched by them only
         self._sections = 0
         self._bufs: OrderedDict[int, Buffer] = OrderedDict()
+        self._filling: dict[int, Fill] = {}
+        """Buffers on their way in."""
         self._dirty: dict[DirtyClass, dict[int, Buffer]] = {cls: {} for cls in DirtyClass if cls}
         self._node_bytes = 0
         self.hits = 0
@@ -130,6 +132,8 @@ class BufferCache:
             buf = self._bufs.get(key)
             if buf is not None:
                 self._evict(buf)
+            elif key in self._filling:
+                self._filling[key].is_stale = True
 
     def discard_dirty(self) -> None:
         """Forget all changes that have not been written: the media's state counts again."""
@@ -163,20 +167,24 @@ class BufferCache:
             volume = self._volumes.by_number[vol_no]
             off = ZONE_RAW_BUFFER << ZONE_SHIFT | vol_no << 52 | (byte_off - volume.buf_beg)
             if (off & OFF_LONG_MASK) >> _BUFSHIFT not in self._bufs:
-                fills.append(Fill(self, self._new(off)))
+                buf = self._new(off)
+                fills.append(Fill(self, buf))
+                self._filling[buf.key] = fills[-1]
         return fills
 
-    def insert(self, buf: Buffer) -> Buffer:
-        """Take a filled buffer in; the one that is there already wins."""
+    def insert(self, buf: Buffer, *, is_stale: bool) -> Buffer:
+        """Take a filled buffer in; the one that is there already wins, and one whose bytes are old stays out."""
+        self._filling.pop(buf.key, None)
         present = self._bufs.get(buf.key)
-        if present is not None:
+        if present is not None or is_stale:
             self._memory.free(buf.mem)
-            return present
+            return present or buf
         self._bufs[buf.key] = buf
         return buf
 
     def give_back(self, buf: Buffer) -> None:
         """Free the memory of a buffer that never joined the cache."""
+        self._filling.pop(buf.key, None)
         self._memory.free(buf.mem)
 
     def drop(self) -> None:
@@ -224,6 +232,8 @@ class BufferCache:
 
     def _evict(self, buf: Buffer) -> None:
         del self._bufs[buf.key]
+        if buf.key in self._filling:
+            self._filling[buf.key].is_stale = True
         self.evictions += 1
         self._drop_nodes(buf)
         self._memory.free(buf.mem)
@@ -245,9 +255,11 @@ class Fill:
         buf: The buffer.
     """
 
-    __slots__ = ("_buf", "_cache", "byte_off", "view", "volume")
+    __slots__ = ("_buf", "_cache", "byte_off", "is_stale", "view", "volume")
 
     def __init__(self, cache: BufferCache, buf: Buffer) -> None:
+        self.is_stale = False
+        """The media has been written meanwhile: what comes in may be older."""
         self._cache = cache
         self._buf = buf
         self.volume = buf.volume
@@ -257,8 +269,8 @@ class Fill:
         """The 16 KiB to fill."""
 
     def commit(self) -> None:
-        """The bytes are there: the buffer joins the cache and is held until `release`."""
-        self._buf = self._cache.insert(self._buf)
+        """The bytes are there: the buffer joins the cache, unless they are old, and is held until `release`."""
+        self._buf = self._cache.insert(self._buf, is_stale=self.is_stale)
         self._buf.refs += 1
 
     def release(self) -> None:

@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from hammerfs.addr import localize
 from hammerfs.const import LOCALIZE_MISC, RECTYPE_DATA, XBUFSIZE
 from hammerfs.crc import CrcFunc, crc32
-from hammerfs.errors import CorruptError, CrcError
+from hammerfs.errors import BufferMiss, CorruptError, CrcError
 from hammerfs.inode import Inode, need_file
-from hammerfs.keys import MAX_INT64
+from hammerfs.keys import MAX_INT64, MIN_INT64
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.record import Records, check_payload_address, place_of
 from hammerfs.volume import Volume
 
 WINDOW = 8 << 20
 """File bytes whose extents are loaded together."""
+_STEP_LEAVES = 64
+"""Leaves of the tree that are counted before others get a turn."""
 MAX_WINDOWS = 16
 """Windows kept for one file."""
 _ZEROS = bytes(XBUFSIZE)
@@ -353,14 +355,30 @@ def data_bytes(records: Records, inode: Inode) -> int:
 
     Raises:
         CorruptError: The tree is damaged.
-        BufferMiss: As `BufferCache.bread`.
+        BufferMiss: As `BufferCache.bread`; and from time to time, to let others run. What was counted is kept.
     """
     if inode.blocks is None:
-        inode.blocks = sum(elm.data_len for elm in data_elms(records, inode))
+        inode.blocks = _count(records, inode)
+        inode.counted = None
     dirty = inode.dirty
     if dirty is None:
         return inode.blocks
     return inode.blocks + dirty.memory_bytes + sum(extent.elm.data_len for extent in dirty.placed.values())
+
+
+def _count(records: Records, inode: Inode) -> int:
+    localization = localize(inode.pfs_id, LOCALIZE_MISC)
+    first, total = inode.counted or (MIN_INT64, 0)
+    left = _STEP_LEAVES
+    for elms in records.between(localization, inode.obj_id, RECTYPE_DATA, first, MAX_INT64, inode.asof):
+        if not elms:
+            continue
+        total += sum([elm.data_len for elm in elms])
+        inode.counted = elms[-1].key + 1, total
+        left -= 1
+        if not left and not records.cache.inline:
+            raise BufferMiss([])
+    return total
 
 
 def data_ranges(records: Records, inode: Inode) -> Iterator[tuple[int, int]]:

@@ -242,7 +242,8 @@ class BufferMiss(Exception):
     Not a HammerError: the caller brings the buffers in and runs the operation again from its start.
 
     Args:
-        wanted: (volume number, byte offset in the volume, bytes) of each missing range; 16 KiB aligned.
+        wanted: (volume number, byte offset in the volume, bytes) of each missing range; 16 KiB aligned. The first one
+            is needed at once, the others soon. Empty: nothing is missing, others are to have their turn.
     """
 
     def __init__(self, wanted: list[tuple[int, int, int]]) -> None:

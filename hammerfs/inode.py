@@ -90,6 +90,7 @@ class Inode:
     __slots__ = (
         "asof",
         "blocks",
+        "counted",
         "create_tid",
         "data",
         "dirty",
@@ -121,6 +122,8 @@ class Inode:
         """Names of a directory that came or went since the last flush."""
         self.target: bytes | None = None
         """Long target of a new symbolic link."""
+        self.counted: tuple[int, int] | None = None
+        """While they are counted: the first record key that is still to come, and the bytes so far."""
         self.blocks: int | None = None
         """Bytes its data records hold, counted when first asked."""
         self.state = 0

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from hammerfs.btree.search import BTree
 from hammerfs.const import TID_INFINITE
+from hammerfs.errors import BufferMiss
 from hammerfs.keys import KEY_MIN, Key, visible
 from hammerfs.ondisk.node import LeafElm
 
@@ -26,7 +27,10 @@ def leaves(tree: BTree, beg: Key, end: Key) -> Iterator[list[LeafElm]]:
     """
     key = beg
     while key < end:
-        leaf, _, right = tree.leaf_of(key)
+        try:
+            leaf, _, right = tree.leaf_of(key)
+        except BufferMiss as miss:
+            raise BufferMiss(list(dict.fromkeys([*miss.wanted, *tree.ahead(key, end)]))) from None
         if leaf is not None and leaf.count:
             cache = tree.cache
             first = leaf.leaf_left(key, cache) if key > leaf.left else 0

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 from hammerfs.btree.node import Node, load_node
 from hammerfs.cache import BufferCache
-from hammerfs.const import MAX_DEPTH, MAX_TID, TID_INFINITE
+from hammerfs.const import BUFMASK, BUFSIZE, MAX_DEPTH, MAX_TID, TID_INFINITE, ZONE_BTREE, ZONE_SHIFT
 from hammerfs.errors import CorruptError
 from hammerfs.keys import KEY_MAX, KEY_MIN, Key, visible
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.volumes import Volumes
+
+AHEAD = 32
+"""Nodes that a scan which has to wait for one asks for with it."""
 
 
 class Place(NamedTuple):
@@ -71,6 +74,31 @@ class BTree:
             kids[i] = kid
         kid.buf.used = True
         return kid
+
+    def ahead(self, key: Key, end: Key) -> list[tuple[int, int, int]]:
+        """Buffers that a scan from `key` to `end` needs next, as far as cached nodes tell: for a BufferMiss."""
+        node = self._root
+        i = 0
+        while node is not None and node.live and not node.is_leaf:
+            i = max(bisect_right(node.keys, key) - 1, 0)
+            kid = node.kids[i] if i < node.count else 0
+            if isinstance(kid, int) or not kid.live or kid.is_leaf:
+                break
+            node = kid
+        if node is None or not node.live or node.is_leaf:
+            return []
+        found: dict[tuple[int, int, int], None] = {}
+        for kid, left in zip(node.kids[i : i + AHEAD], node.keys[i : i + AHEAD], strict=False):
+            if left >= end:
+                break
+            off = kid if isinstance(kid, int) else kid.off
+            if off >> ZONE_SHIFT == ZONE_BTREE:
+                try:
+                    volume, byte_off = self._volumes.locate(off & ~BUFMASK, BUFSIZE)
+                except CorruptError:
+                    continue  # who comes there will be told
+                found[volume.vol_no, byte_off, BUFSIZE] = None
+        return list(found)
 
     def leaf_of(self, key: Key) -> Place:
         """The leaf whose range holds `key`.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from hammerfs.cache import Fill
+from hammerfs.const import BUFSIZE
 from hammerfs.errors import BufferMiss, HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
@@ -24,7 +25,7 @@ from kernelcore.sleep import tsleep, wakeup
 T = TypeVar("T")
 log = logging.getLogger("hammerfs")
 _HELD = 64
-"""Most buffers one call keeps from being evicted while it waits for more."""
+"""Most buffers one call keeps from being evicted while it waits for more, or brings in at a time."""
 _READ_POOL = 16
 """Most reply buffers kept."""
 _READ_BYTES = 1 << 20
@@ -106,9 +107,12 @@ class Service:
     async def _patiently(self, miss: BufferMiss, fn: Callable[..., T], args: tuple[Any, ...]) -> T:
         """In a kernel thread: bring in what is missing and run the call again, until nothing is."""
         held: deque[Fill] = deque()
+        brought, enough = 0, self._fs.cache.limit_bytes // BUFSIZE
         try:
             while True:
-                await self._bring(miss, held)
+                brought += await self._bring(miss, held)
+                if brought > enough:  # it needs more at once than the cache holds
+                    return self._inline(fn, args)
                 try:
                     return fn(*args)
                 except BufferMiss as again:
@@ -117,20 +121,35 @@ class Service:
             for fill in held:
                 fill.release()
 
-    async def _bring(self, miss: BufferMiss, held: deque[Fill]) -> None:
-        """Have the missing buffers read, each by one request only."""
+    def _inline(self, fn: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """Run a call that reads what it misses itself; everybody waits for it."""
+        cache = self._fs.cache
+        inline, cache.inline = cache.inline, True
+        try:
+            return fn(*args)
+        finally:
+            cache.inline = inline
+
+    async def _bring(self, miss: BufferMiss, held: deque[Fill]) -> int:
+        """Have the missing buffers read, each by one request only; how many there were."""
         if not miss.wanted:  # the call wants others to have their turn
             await lwkt_user_yield()
-            return
-        for wanted in miss.wanted:
+            return 0
+        may_hold = self._may_hold()
+        for wanted in reversed(miss.wanted[:may_hold]):  # what is needed at once comes last: it is held longest
             place = wanted[0], wanted[1]
             while place in self._coming:
                 await tsleep(place, 0, "hmrbio")
             for fill in self._fs.cache.prepare(BufferMiss([wanted])):
                 await self._fill(place, fill)
                 held.append(fill)
-            while len(held) > _HELD:
+            while len(held) > may_hold:
                 held.popleft().release()
+        return len(miss.wanted[:may_hold])
+
+    def _may_hold(self) -> int:
+        """Buffers that one call may keep: all that wait together get half of the cache."""
+        return max(1, min(_HELD, self._fs.cache.limit_bytes // BUFSIZE // 2 // self.waiting))
 
     async def _fill(self, place: tuple[int, int], fill: Fill) -> None:
         self._coming.add(place)

@@ -151,6 +151,65 @@ def test_one_read_serves_all_who_wait_for_it(image: Device) -> None:
     assert 0 < together.reads == alone.reads
 
 
+@pytest.fixture(scope="module")
+def long_file() -> Device:
+    """A file of 12,000 records: its part of the tree is larger than the smallest cache."""
+    b = ImageBuilder(fill=20)
+    b.file(b"/other", b"small")
+    obj_id = b.file(b"/long", b"", size=12_000 << 14)
+    for i in range(12_000):
+        b.data(obj_id, i << 14, b"sixteen bytes..!", tid=0x100000001 + 16 * (i // 3000))
+    return b.build()
+
+
+def test_counting_goes_on_where_it_was_and_lets_others_in(long_file: Device) -> None:
+    turns = 0
+
+    async def work(_fs: HammerFS, vfs: Vfs, service: Service) -> None:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                assert isinstance(await service.call(vfs.lookup, vfs.root, b"other"), ObjectNode)
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            node = await service.call(vfs.lookup, vfs.root, b"long")
+            found = await service.call(vfs.getattr, node)
+            assert found.blocks * 512 == 12_000 * 16
+            nursery.cancel_scope.cancel()
+
+    disk = serve(long_file, work)
+    assert turns > 3
+    assert disk.reads < 1.5 * 12_000 / 20 / 4  # every buffer once, and not for every step again
+
+
+def test_a_call_that_needs_more_than_the_cache_holds_ends(long_file: Device) -> None:
+    async def work(_fs: HammerFS, vfs: Vfs, service: Service) -> None:
+        node = await service.call(vfs.lookup, vfs.root, b"long@@")
+        names = await service.call(lambda: [entry.name for entry in vfs.list_dir(node)])
+        assert [name[:18] for name in names] == [b"0x%016x" % (0x100000001 + 16 * i) for i in range(4)]
+
+    serve(long_file, work)
+
+
+def test_a_scan_asks_ahead(long_file: Device) -> None:
+    async def work(fs: HammerFS, vfs: Vfs, service: Service) -> None:
+        inode = await service.call(fs.resolve, b"/long")
+        runs = 0
+
+        def scan() -> int:
+            nonlocal runs
+            runs += 1
+            return sum(end - beg for beg, end in fs.data_ranges(inode))
+
+        assert await service.call(scan) == 12_000 * 16
+        assert runs < 40  # of some 150 buffers
+
+    serve(long_file, work, cache=16 << 20)
+
+
 def test_a_disk_that_fails_is_told_and_works_again(image: Device) -> None:
     async def work(fs: HammerFS, vfs: Vfs, service: Service) -> None:
         disk = fs.volumes.root.dev
