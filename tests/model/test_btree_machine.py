@@ -159,8 +159,8 @@ class TreeMachine(RuleBasedStateMachine):
     def _supersede(self, writer: TreeWriter, rng: Random, keys: list[Key]) -> None:
         self._delete(writer, rng, keys)
         for key in keys:
-            if self.model[key].delete_tid == self.tid:
-                elm = self.model[key]._replace(create_tid=self.tid, delete_tid=0, delete_ts=0)
+            elm = self.model[key]._replace(create_tid=self.tid, delete_tid=0, delete_ts=0)
+            if self.model[key].delete_tid == self.tid and elm.sort_key not in self.model:
                 writer.insert(elm)
                 self.model[elm.sort_key] = elm
 
@@ -218,4 +218,4 @@ def test_tree_machine(version: int) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("version", [1, 3, 6, 7])
 def test_tree_machine_long(version: int) -> None:
-    run_state_machine_as_test(machine(version), settings=settings(deep(100), stateful_step_count=60))
+    run_state_machine_as_test(machine(version), settings=settings(deep(50), stateful_step_count=50))
