@@ -1,1 +1,1 @@
-"""The B-Tree: nodes in the buffer cache, search, as-of lookup, iteration."""
+"""The B-Tree: nodes in the buffer cache, search, as-of lookup, iteration, changes saved for UNDO."""
