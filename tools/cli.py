@@ -31,7 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
     from tools import cmd_copy, cmd_info, cmd_raw, cmd_tree
 
-    parser = LineParser(prog="hammer", description="Look at HAMMER volumes offline, at any point of their history.")
+    parser = LineParser(
+        prog="hammer",
+        description="Look at HAMMER volumes offline, at any point of their history.",
+        epilog="Exit codes: 0; 1 for an error, told in one line; 2 for a wrong call; 130 when interrupted.",
+    )
     parser.add_argument(
         "-f",
         dest="volumes",
