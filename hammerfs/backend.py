@@ -32,7 +32,7 @@ from hammerfs.const import (
 from hammerfs.dirent import entry_localization
 from hammerfs.errors import CorruptError, CrcError
 from hammerfs.filewrite import FileWriter
-from hammerfs.inode import DIRTY_ALL, DIRTY_SIZE, Inode
+from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, Key
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import INODE_CRC_SIZE, INODE_MTIME_OFFSET, DirentryData, InodeData
@@ -227,7 +227,7 @@ class _Batch:
             self._add_data(inode, keep)
         if inode.target is not None:
             self._insert(LOCALIZE_MISC, inode, RECTYPE_FIX, FIXKEY_SYMLINK, inode.target)
-        if inode.state & (DIRTY_ALL | DIRTY_SIZE) or not inode.create_tid:
+        if inode.state & (DIRTY_ALL | DIRTY_CONTENTS) or not inode.create_tid:
             self._add_inode(inode, keep)
         elif inode.state:
             self._times.append(inode)

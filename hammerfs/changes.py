@@ -24,7 +24,7 @@ from hammerfs.const import (
 from hammerfs.dirent import PendingEntries
 from hammerfs.dirty import DirtyData
 from hammerfs.errors import HammerError, NoSpace, NotPermitted, ReadOnlyError
-from hammerfs.inode import DIRTY_ALL, DIRTY_TIMES, Inode, Inodes
+from hammerfs.inode import DIRTY_ALL, Inode, Inodes
 from hammerfs.pfs import PfsTable
 from hammerfs.record import Records
 from hammerfs.transaction import TidCounter
@@ -152,8 +152,8 @@ class Changes:
         inode.data.ctime = self.now()
         self.touch(inode, level)
 
-    def modified(self, inode: Inode, level: int = DIRTY_TIMES) -> None:
-        """As `touch`, and its mtime (in memory also its ctime) is now."""
+    def modified(self, inode: Inode, level: int = DIRTY_ALL) -> None:
+        """As `touch`, and its mtime and ctime are now."""
         data = inode.data
         data.mtime = data.ctime = self.now()
         self.touch(inode, level)

@@ -21,7 +21,8 @@ MAX_VOLUMES: Final = 256
 MAX_ZONES: Final = 16
 MAX_PFS: Final = 65536
 MAX_NAME: Final = 255
-MAX_SYMLINK: Final = 1023
+MAX_SYMLINK: Final = 4095
+"""Longest target of a symbolic link here, as Linux has it. DragonFly itself makes none of more than 1023 bytes."""
 MAX_FILE_SIZE: Final = (1 << 63) - 1
 
 # Addresses: zone(4) volume(8) offset(52).

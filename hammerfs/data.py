@@ -160,7 +160,7 @@ class ReadPlan:
         self.nbytes = 0
         """Bytes of the answer; those the media does not hold are filled already."""
         self._checks: list[tuple[Extent, list[memoryview]]] = []
-        self._overlay: list[tuple[int, memoryview]] = []
+        self._overlay: list[tuple[int, bytes]] = []
 
     def run(self) -> None:
         """Read inline.
@@ -217,7 +217,7 @@ class ReadPlan:
             pieces.append(scratch[skip:])
         self._checks.append((extent, pieces))
 
-    def lay_over(self, pos: int, data: memoryview) -> None:
+    def lay_over(self, pos: int, data: bytes) -> None:
         """Put `data` at `pos` of the target when the rest is there."""
         self._overlay.append((pos, data))
 
@@ -407,6 +407,6 @@ def _merged(records: Records, inode: Inode) -> Iterator[tuple[int, int]]:
     if dirty is None:
         yield from media
         return
-    memory = [(beg, beg + len(data)) for beg, data in dirty.segments(0, size)]
+    memory = list(dirty.ranges(0, size))
     placed = [(extent.base, min(extent.end, size)) for extent in dirty.placed_in(0, size)]
     yield from sorted([*media, *memory, *placed])

@@ -160,17 +160,26 @@ class DirtyData:
             return []
         return [placed[base] for base in _bases(placed, beg, end) if base in placed]
 
-    def segments(self, beg: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """Pieces in memory that meet [beg, end), cut to it: file offset and bytes, ascending."""
+    def segments(self, beg: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Pieces in memory that meet [beg, end), cut to it: file offset and a copy of the bytes, ascending."""
+        for base, first, last in self._pieces(beg, end):
+            yield base + first, bytes(self.blocks[base].buf[first:last])
+
+    def ranges(self, beg: int, end: int) -> Iterator[tuple[int, int]]:
+        """First and last offset of the pieces in memory that meet [beg, end), ascending."""
+        for base, first, last in self._pieces(beg, end):
+            yield base + first, base + last
+
+    def _pieces(self, beg: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Base of a block, and a written range inside it."""
         for base in _bases(self.blocks, beg, end):
             block = self.blocks.get(base)
             if block is None:
                 continue
-            view = memoryview(block.buf)
             for span_beg, span_end in block.spans:
                 first, last = max(span_beg, beg - base), min(span_end, end - base)
                 if first < last:
-                    yield base + first, view[first:last]
+                    yield base, first, last
 
     def forget(self) -> None:
         """Drop all that is in memory."""

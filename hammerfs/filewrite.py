@@ -28,7 +28,7 @@ from hammerfs.const import (
 from hammerfs.data import Extent, plan_media
 from hammerfs.dirty import DirtyData
 from hammerfs.errors import FileTooBig, InvalidError, NotPermitted
-from hammerfs.inode import DIRTY_ALL, DIRTY_SIZE, DIRTY_TIMES, Inode, need_file
+from hammerfs.inode import DIRTY_ALL, DIRTY_ATIME, DIRTY_CONTENTS, Inode, need_file
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import id_uuid
 
@@ -48,6 +48,8 @@ class SetAttr(NamedTuple):
     size: int | None = None
     atime_us: int | None = None
     mtime_us: int | None = None
+    ctime_us: int | None = None
+    """Set by a kernel that keeps this time itself; else it is now whenever something changes."""
 
 
 class FileWriter:
@@ -93,9 +95,8 @@ class FileWriter:
                 dirty.write(offset, view)
             else:
                 self._write_straight(inode, dirty, offset, view, first, last)
-        grown = dirty.size > inode.data.size
         inode.data.size = dirty.size
-        changes.modified(inode, DIRTY_SIZE if grown else DIRTY_TIMES)
+        changes.modified(inode, DIRTY_CONTENTS)
         return len(view)
 
     def truncate(self, inode: Inode, size: int) -> None:
@@ -115,7 +116,7 @@ class FileWriter:
                 self._unplace_behind(dirty, size)
             dirty.truncate(size)
         inode.data.size = size
-        changes.modified(inode, DIRTY_ALL if shrinks else DIRTY_SIZE)
+        changes.modified(inode, DIRTY_ALL if shrinks else DIRTY_CONTENTS)
 
     def setattr(self, inode: Inode, new: SetAttr) -> None:
         """Change attributes.
@@ -143,12 +144,19 @@ class FileWriter:
             data.uflags = new.uflags & 0xFFFFFFFF
         if any(field is not None for field in (new.mode, new.uid, new.gid, new.uflags)):
             changes.changed(inode)
-        if new.mtime_us is not None or new.atime_us is not None:
-            changes.changed(inode, DIRTY_TIMES)
-            if new.mtime_us is not None:
-                data.mtime = new.mtime_us
-            if new.atime_us is not None:
-                data.atime = new.atime_us
+        self._set_times(inode, new)
+
+    def _set_times(self, inode: Inode, new: SetAttr) -> None:
+        changes, data = self._changes, inode.data
+        if new.mtime_us is not None:
+            data.mtime = new.mtime_us
+            changes.changed(inode, DIRTY_CONTENTS)
+        if new.atime_us is not None:
+            data.atime = new.atime_us
+            changes.changed(inode, DIRTY_ATIME)
+        if new.ctime_us is not None:
+            data.ctime = new.ctime_us
+            changes.touch(inode, DIRTY_CONTENTS)
 
     def discard(self, inode: Inode) -> None:
         """Forget new contents of a file that is being removed; its space goes back."""

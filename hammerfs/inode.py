@@ -66,10 +66,10 @@ class Attr(NamedTuple):
     blksize: int
 
 
-DIRTY_TIMES = 1
-"""Only mtime and atime are newer than the media: rewritten in place."""
-DIRTY_SIZE = 2
-"""The file has grown besides."""
+DIRTY_ATIME = 1
+"""Only atime is newer than the media: rewritten in place."""
+DIRTY_CONTENTS = 2
+"""Contents, times or growth of a file: the record gets a new generation, and an fsync can log it."""
 DIRTY_ALL = 4
 """Anything else: the record gets a new generation."""
 
@@ -127,7 +127,7 @@ class Inode:
         self.blocks: int | None = None
         """Bytes its data records hold, counted when first asked."""
         self.state = 0
-        """`DIRTY_TIMES`, `DIRTY_SIZE`, `DIRTY_ALL`."""
+        """`DIRTY_ATIME`, `DIRTY_CONTENTS`, `DIRTY_ALL`."""
         self.opens = 0
         """Who has it open; an object without a name lives until nobody has."""
         self.error: HammerError | None = None

@@ -126,7 +126,7 @@ class Namespace:
         """A symbolic link.
 
         Raises:
-            NameTooLong: A target of more than 1023 bytes.
+            NameTooLong: A target of more than 4095 bytes.
             InvalidError: An empty target.
             HammerError: As `mknod`.
         """

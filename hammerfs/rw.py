@@ -25,7 +25,7 @@ from hammerfs.errors import CorruptError, UsageError
 from hammerfs.filewrite import FileWriter, SetAttr
 from hammerfs.flusher import Flusher, Submit, submit_inline
 from hammerfs.fs import HammerFS, Spec
-from hammerfs.inode import DIRTY_ALL, DIRTY_SIZE, Inode
+from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, MIN_INT64
 from hammerfs.namespace import Namespace, Owner
 from hammerfs.ondisk.node import LeafElm
@@ -293,9 +293,9 @@ class WritableFS(HammerFS):
             dirty = inode.dirty
             assert dirty is not None
             inode.data.size = dirty.size
-            inode.data.mtime = self.options.clock()
+            inode.data.mtime = inode.data.ctime = self.options.clock()
             shrunk = dirty.media_limit < dirty.media_size
-            self.changes.touch(inode, DIRTY_ALL if shrunk else DIRTY_SIZE)
+            self.changes.touch(inode, DIRTY_ALL if shrunk else DIRTY_CONTENTS)
             self.changes.data_bytes += dirty.memory_bytes
         self._redone = []
 

@@ -37,7 +37,7 @@ def stored_target(records: Records, inode: Inode) -> bytes:
     elm = records.lookup(localization, inode.obj_id, RECTYPE_FIX, FIXKEY_SYMLINK, inode.asof)
     if elm is None:
         raise NotFound("the target of the symbolic link is not recorded", **inode.place)
-    if not 0 < elm.data_len <= MAX_SYMLINK + 1:
+    if not 0 < elm.data_len <= MAX_SYMLINK:
         raise CorruptError(f"symbolic link with a target of {elm.data_len} bytes", **inode.place)
     return bytes(records.payload(elm))
 

@@ -17,6 +17,8 @@ from hammerfs.vfs.vfs import SnapdirMode
 
 _KERNEL_FLAGS = {"nosuid": "suid", "nodev": "dev", "noexec": "exec", "noatime": "atime", "sync": "async"}
 """Words the kernel acts on, and those that take them back."""
+_ROOT_ONLY = frozenset({"suid", "dev"})
+"""What libfuse leaves out unless it is asked for, and allows root only."""
 _SWALLOWED = frozenset(
     {
         *("defaults", "auto", "noauto", "nofail", "_netdev", "nouser", "nousers", "noowner", "nogroup"),
@@ -124,9 +126,12 @@ def _apply(options: MountOptions, word: str) -> None:
         except ValueError as err:
             raise UsageError(f"option {name}: {err}") from None
     elif not equals and name in _KERNEL_FLAGS:
+        options.kernel_flags.discard(_KERNEL_FLAGS[name])
         options.kernel_flags.add(name)
     elif not equals and name in _KERNEL_FLAGS.values():
         options.kernel_flags.difference_update(no for no, yes in _KERNEL_FLAGS.items() if yes == name)
+        if name in _ROOT_ONLY and os.geteuid() == 0:
+            options.kernel_flags.add(name)
     elif not equals and name in _OF_USERS:
         options.kernel_flags.update({"nosuid", "nodev", "noexec"})
     elif not (not equals and name in _SWALLOWED) and not word.startswith(_SWALLOWED_PREFIXES):

@@ -192,6 +192,7 @@ class WritableOperations(Operations):
             attr.st_size if fields.update_size else None,
             _microseconds(attr.st_atime_ns) if fields.update_atime else None,
             _microseconds(attr.st_mtime_ns) if fields.update_mtime else None,
+            _microseconds(attr.st_ctime_ns) if fields.update_ctime else None,
         )
         await self._change(self._fs.setattr, await self._inode(node), new)
         self._touched(inode)

@@ -11,7 +11,6 @@ from hammerfs.inode import Attr
 
 _MAJOR, _MINOR = 0xFFF, 0xFFFFF
 """Bits of device numbers that FUSE carries."""
-_LAST_NS = (1 << 63) - 1
 
 
 class Stat(NamedTuple):
@@ -81,9 +80,5 @@ def virtual_stat(owner: Attr, number: int, mode: int, size: int, show: Ownership
 
 
 def _times(attr: Attr) -> tuple[int, int, int]:
-    """atime, mtime and ctime in nanoseconds; what 64 bits can't hold is the last moment they can."""
-    return (
-        min(attr.atime_us * 1000, _LAST_NS),
-        min(attr.mtime_us * 1000, _LAST_NS),
-        min(attr.ctime_us * 1000, _LAST_NS),
-    )
+    """Access, modification and change time in nanoseconds."""
+    return attr.atime_us * 1000, attr.mtime_us * 1000, attr.ctime_us * 1000
