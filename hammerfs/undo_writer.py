@@ -150,8 +150,6 @@ class UndoWriter:
             self._mem[pos : pos + UNDO_SECTOR] = encode_dummy(self.seqno, self._volumes.rule)
             self._advance(pos, UNDO_SECTOR)
             self.seqno = (self.seqno + 1) & _SEQ_MASK
-            self._entry_seq = self.seqno
-            self._formatted = False
         self.first = self.next
 
     def save(self, off: int, old: memoryview | bytes) -> None:
