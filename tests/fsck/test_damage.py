@@ -22,9 +22,10 @@ from hammerfs.const import (
     RECTYPE_INODE,
     RECTYPE_PFS,
     RECTYPE_SNAPSHOT,
+    REDO_WRITE,
 )
 from hammerfs.device.faulty import Faults, FaultyDevice
-from hammerfs.ondisk.fifo import UndoRecord, encode_dummy, encode_undo
+from hammerfs.ondisk.fifo import UndoRecord, decode_redo, encode_dummy, encode_pad, encode_redo, encode_undo
 from hammerfs.ondisk.node import InternalElm, LeafElm, NodeOndisk
 from hammerfs.ondisk.records import PfsData, SnapshotData
 from tests.fsck.edit import GONE, LATER_TID, Edit, base, is_inode, is_type, place
@@ -165,6 +166,17 @@ def test_a_part_of_the_fifo_can_not_be_read() -> None:
     bad = place(0x2000000001000000) + (3 << 20)
     faulty = FaultyDevice(Edit().dev, Faults(bad=[(bad, bad + 512)]))
     assert [finding.code for finding in check([faulty])] == ["fifo-unreadable"]
+
+
+def test_redo_that_can_not_be_carried_out() -> None:
+    """What can be recovered is checked as recovered: UNDO alone."""
+    edit = Edit(crashed(7))
+    raw = edit.fifo(7 * 512)
+    logged = decode_redo(raw.ljust(BUFSIZE, b"\0"), 0, int.from_bytes(raw[4:8], "little"))
+    assert logged.flags == REDO_WRITE
+    raw = encode_redo(logged._replace(offset=-5), int.from_bytes(raw[8:12], "little"), edit.rule)
+    edit.fifo(7 * 512, raw + encode_pad(512 - len(raw)))
+    assert edit.codes() == {"recovery-failed": 1, "dirty": 1}
 
 
 # Nodes

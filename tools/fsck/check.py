@@ -9,7 +9,7 @@ from hammerfs.device.base import Device
 from hammerfs.device.open import Spec, open_devices
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.errors import CorruptError, DeviceError
-from hammerfs.fs import HammerFS
+from hammerfs.fs import HammerFS, Recover
 from hammerfs.volumes import Volumes
 from tools.fsck import phase_fifo, phase_freemap, phase_space, phase_volumes
 from tools.fsck.context import Context, Progress, header_address
@@ -109,11 +109,6 @@ class _Check:
             return self._summary(None)
         report.volumes = volumes
         fs = self._recovered()
-        if fs is None:
-            phase_volumes.run(report, list(volumes), dirty=False)
-            if self._idle:
-                phase_fifo.run(report, volumes, self._progress)
-            return self._summary(None)
         dirty = fs.undone is not None
         phase_volumes.run(report, list(volumes), dirty=dirty)
         if self._idle:
@@ -128,18 +123,25 @@ class _Check:
         """The devices, not to be written to and not to be closed."""
         return [OverlayDevice(device, readonly=True, owns_lower=False) for device in self._devices]
 
-    def _recovered(self) -> HammerFS | None:
-        """The file system as recovered in memory, else as it is on the media; None when not even that can be opened."""
-        try:
-            fs = HammerFS(self._views(), recover="full", cache_bytes=_CACHE_BYTES)
-        except (CorruptError, DeviceError) as err:
-            self._report.add_error("recovery-failed", err)
+    def _recovered(self) -> HammerFS:
+        """The file system as recovered in memory; without REDO, or as it is on the media, where that fails."""
+        modes: tuple[Recover, ...] = ("full", "undo")
+        fs = next((fs for fs in map(self._open, modes) if fs is not None), None)
+        if fs is None:
             return HammerFS(self._views(), recover="raw", cache_bytes=_CACHE_BYTES)
         if fs.undone is not None:
             redo = "" if fs.undone.redo_from is None else " and REDO records carried out"
             what = f"not closed cleanly: checked with {fs.undone.records} UNDO records rolled back{redo}"
             self._report.add("dirty", what)
         return fs
+
+    def _open(self, recover: Recover) -> HammerFS | None:
+        try:
+            return HammerFS(self._views(), recover=recover, cache_bytes=_CACHE_BYTES)
+        except (CorruptError, DeviceError) as err:
+            if recover == "full":
+                self._report.add_error("recovery-failed", err)
+            return None
 
     def _tree(self, ctx: Context) -> None:
         """The tree and all that depends on having seen it whole."""

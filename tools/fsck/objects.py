@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _ENTRY = struct.Struct("<qqqB")
 _OBJECT = struct.Struct("<QQqQBBB")
+_new = tuple.__new__
 _KIND = 32
 """Offset of the object type in a packed `Object`."""
 
@@ -33,10 +34,11 @@ class Object(NamedTuple):
 class Objects:
     """Inodes by object id. Ids mostly come in ascending order, as the tree has them."""
 
-    __slots__ = ("_rows", "has_fix", "ids")
+    __slots__ = ("_at", "_rows", "has_fix", "ids")
 
     def __init__(self) -> None:
         self.ids = array("q")
+        self._at = -1
         self._rows = bytearray()
         self.has_fix: set[int] = set()
         """Ids of the symbolic links whose target has been seen in a FIX record."""
@@ -52,9 +54,6 @@ class Objects:
         """The object types, in the order of the ids."""
         return bytes(self._rows[_KIND :: _OBJECT.size])
 
-    def __getitem__(self, index: int) -> Object:
-        return Object._make(_OBJECT.unpack_from(self._rows, index * _OBJECT.size))
-
     def add(self, obj_id: int, found: Object) -> None:
         """Add an inode; one that is there already stays."""
         ids = self.ids
@@ -66,6 +65,16 @@ class Objects:
         if ids[at] != obj_id:
             ids.insert(at, obj_id)
             self._rows[at * _OBJECT.size : at * _OBJECT.size] = _OBJECT.pack(*found)
+
+    def seek(self, obj_id: int) -> Object | None:
+        """An object. Who asks in ascending order, as records come, mostly asks for the one behind the last."""
+        ids, at = self.ids, self._at + 1
+        if at >= len(ids) or ids[at] != obj_id:
+            at = bisect_left(ids, obj_id)
+            if at == len(ids) or ids[at] != obj_id:
+                return None
+        self._at = at
+        return _new(Object, _OBJECT.unpack_from(self._rows, at * _OBJECT.size))
 
     def find(self, obj_id: int) -> int:
         """Index of an object, -1 when there is none."""

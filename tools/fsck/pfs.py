@@ -28,8 +28,9 @@ class PfsChecks:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._report = ctx.report
-        self._known: dict[int, PfsData] = {}
-        """By the live PFS records seen; all of them come before the first record of a PFS other than 0."""
+        self._known: dict[int, PfsData | None] = {}
+        """By the live PFS records seen, which all come before the first record of a PFS other than 0; None is a record
+        that can't be trusted."""
         self._seen: set[int] = set()
         self._lost: list[tuple[int, int]] = []
         self._pfs_id: int | None = None
@@ -63,7 +64,7 @@ class PfsChecks:
         self.objects, self.entries, self.lost_entries = Objects(), Entries(), 0
         data = self._data(pfs_id)
         self.asof = data.sync_end_tid if data is not None and data.is_slave else 0
-        if pfs_id and data is None and not self._is_lost(0):
+        if pfs_id and pfs_id not in self._known and not self._is_lost(0):
             self._report.add("pfs-unknown", "records of a PFS that has no record of its own", pfs_id=pfs_id)
         if pfs_id and data is not None and data.is_deleted:
             self._report.add("pfs-deleted", "records of a PFS that has been destroyed", pfs_id=pfs_id)
@@ -76,9 +77,7 @@ class PfsChecks:
         self._pfs_id = None
         if self._is_lost(pfs_id):
             return
-        data = self._data(pfs_id)
-        is_master = data is not None and not data.is_slave and not data.is_deleted
-        if self.objects.find(OBJID_ROOT) < 0 and (is_master or len(self.objects)):
+        if self.objects.find(OBJID_ROOT) < 0 and (_is_master(self._data(pfs_id)) or len(self.objects)):
             self._report.add("pfs-root", "no root directory", pfs_id=pfs_id)
         phase_links.run(self._ctx, pfs_id, self.objects, self.entries, self.lost_entries)
 
@@ -86,7 +85,7 @@ class PfsChecks:
         """The whole tree has been seen."""
         self.leave()
         for pfs_id, data in self._known.items():
-            if pfs_id not in self._seen and not data.is_slave and not data.is_deleted and not self._is_lost(pfs_id):
+            if pfs_id not in self._seen and _is_master(data) and not self._is_lost(pfs_id):
                 self._report.add("pfs-root", "no root directory", pfs_id=pfs_id)
 
     def pfs_record(self, elm: Elm, off: int, payload: bytes | None) -> None:
@@ -97,7 +96,7 @@ class PfsChecks:
             return
         if payload is None:
             if not elm[3]:
-                self._known[pfs_id] = PfsData()
+                self._known[pfs_id] = None
             return
         if len(payload) > PFS_SIZE:
             self._add("payload-length", f"PFS record of {len(payload)} bytes", elm, off)
@@ -152,3 +151,8 @@ class PfsChecks:
 
     def _field(self, code: str, what: str, elm: Elm) -> None:
         self._report.add(code, what, offset=elm[10], obj_id=elm[0], pfs_id=elm[7] >> 16)
+
+
+def _is_master(data: PfsData | None) -> bool:
+    """Whether a PFS must have a root directory: a slave gets it with the first mirroring."""
+    return data is not None and not data.is_slave and not data.is_deleted

@@ -23,14 +23,12 @@ from hammerfs.const import (
     ZONE_UNDO,
     ZONES_MAPPED,
 )
-from hammerfs.crc import crc32
+from hammerfs.crc import CrcRule, crc32
 from hammerfs.ondisk.blockmap import (
     LAYER1_SIZE,
     LAYER2_SIZE,
     Layer1,
     Layer2,
-    decode_layer1_table,
-    decode_layer2_table,
 )
 from tools.fsck.context import Context, header_address
 
@@ -45,35 +43,32 @@ _ABSENT = Layer1(0, OFF_BAD, 0, 0, 0)
 def run(ctx: Context) -> None:
     """Check the freemap; leaves what it says of big-blocks that are not free in the context."""
     table = ctx.volumes.superblock.vol0_blockmap[ZONE_FREEMAP].phys_offset
+    spans = _spans(ctx)
     if not _is_table(ctx, table):
         ctx.report.add("freemap-table", f"the layer-1 table can't be at {table:016x}", offset=table)
-        ctx.lost_spans.update(vol_no * LAYER1_PER_VOLUME for vol_no in ctx.volumes.by_number)
+        ctx.lost_spans.update(spans)
         return
-    scan = _Scan(ctx)
-    absent = [_repeat(_ABSENT.sealed(ctx.volumes.rule), 1), _ABSENT.encode()[:28] + _old_crc(_ABSENT.encode()[:28])]
-    full = [entry * _PER_LAYER1 for entry in absent]
-    step = BUFSIZE
-    rows = range(0, LAYER1_ENTRIES, _PER_LAYER1)
-    if not ctx.idle:
-        rows = range(0, (max(ctx.volumes.by_number) + 1) * LAYER1_PER_VOLUME, _PER_LAYER1)
-    for first in rows:
-        raw = ctx.read("freemap-table", table + first * LAYER1_SIZE, step)
-        vol_no = first // LAYER1_PER_VOLUME
-        if raw is None:
-            if vol_no in ctx.volumes.by_number:
-                ctx.lost_spans.update(range(first, first + _PER_LAYER1))
-        elif raw not in full or (first % LAYER1_PER_VOLUME == 0 and vol_no in ctx.volumes.by_number):
-            for i, entry in enumerate(decode_layer1_table(raw)):
-                scan.layer1(first + i, entry, table + (first + i) * LAYER1_SIZE)
+    scan = _Scan(ctx, spans)
+    end = LAYER1_ENTRIES if ctx.idle else max(spans, default=0) + 1
+    for first in range(0, end, _PER_LAYER1):
+        scan.layer1_row(first, table + first * LAYER1_SIZE)
     scan.totals()
 
 
-def _repeat(entry: Layer1 | Layer2, times: int) -> bytes:
-    return entry.encode() * times
+def _spans(ctx: Context) -> dict[int, int]:
+    """Layer-1 index -> number of big-blocks, of every 4 TiB span that the volumes have."""
+    found = {}
+    for vol_no, volume in ctx.volumes.by_number.items():
+        for first in range(0, volume.bigblocks, LAYER2_ENTRIES):
+            index = vol_no * LAYER1_PER_VOLUME + first // LAYER2_ENTRIES
+            found[index] = min(volume.bigblocks - first, LAYER2_ENTRIES)
+    return found
 
 
-def _old_crc(raw: bytes) -> bytes:
-    return crc32(raw, 0).to_bytes(4, "little")
+def _both_ways(entry: Layer1 | Layer2, rule: CrcRule) -> set[bytes]:
+    """An entry with the checksum of this version, and with the one that older versions made."""
+    raw = entry.encode()[:-4]
+    return {entry.sealed(rule).encode(), raw + crc32(raw, 0).to_bytes(4, "little")}
 
 
 def _is_table(ctx: Context, off: int) -> bool:
@@ -83,30 +78,48 @@ def _is_table(ctx: Context, off: int) -> bool:
 
 
 class _Scan:
-    """Goes through the entries and adds up."""
+    """Goes through the entries and adds up.
 
-    def __init__(self, ctx: Context) -> None:
+    Most entries are those of absent spans, of free big-blocks or of big-blocks behind the end: the same bytes again
+    and again, and compared as such.
+    """
+
+    def __init__(self, ctx: Context, spans: dict[int, int]) -> None:
         self._ctx = ctx
         self._report = ctx.report
-        self._rule = ctx.volumes.rule
+        self._rule = rule = ctx.volumes.rule
+        self._spans = spans
         self._dedup = ctx.volumes.version >= VERSION_DEDUP
         self._free = 0
         self._usable = 0
         self._tables = 0
-        old = [entry.encode()[:12] for entry in (_FREE, _UNAVAIL)]
-        self._free_entries = {_FREE.sealed(self._rule).encode(), old[0] + _old_crc(old[0])}
-        self._unavail_entries = {_UNAVAIL.sealed(self._rule).encode(), old[1] + _old_crc(old[1])}
+        self._absent = _both_ways(_ABSENT, rule)
+        self._free_entries = _both_ways(_FREE, rule)
+        self._unavail_entries = _both_ways(_UNAVAIL, rule)
+        self._absent_rows = {entry * _PER_LAYER1 for entry in self._absent}
         self._free_rows = {entry * _PER_LAYER2 for entry in self._free_entries}
         self._unavail_rows = {entry * _PER_LAYER2 for entry in self._unavail_entries}
         self._trusted = True
         """The entries counted so far tell the truth: sums may be compared."""
 
-    def layer1(self, index: int, entry: Layer1, at: int) -> None:
+    def layer1_row(self, first: int, at: int) -> None:
+        """One buffer of layer 1, whose first entry is number `first` and lies at an address."""
+        here = [index for index in self._spans if first <= index < first + _PER_LAYER1]
+        raw = self._ctx.read("freemap-table", at, BUFSIZE)
+        if raw is None:
+            for index in here:
+                self._lose(index)
+            return
+        if raw in self._absent_rows and not here:
+            return
+        for i in range(_PER_LAYER1):
+            entry = raw[i * LAYER1_SIZE : (i + 1) * LAYER1_SIZE]
+            if entry not in self._absent or first + i in self._spans:
+                self._layer1(first + i, Layer1.decode(entry), at + i * LAYER1_SIZE)
+
+    def _layer1(self, index: int, entry: Layer1, at: int) -> None:
         """One entry of layer 1, and its layer-2 table."""
-        volume = self._ctx.volumes.by_number.get(index // LAYER1_PER_VOLUME)
-        blocks = 0
-        if volume is not None:
-            blocks = min(max(volume.bigblocks - index % LAYER1_PER_VOLUME * LAYER2_ENTRIES, 0), LAYER2_ENTRIES)
+        blocks = self._spans.get(index, 0)
         is_sound = entry.crc_ok(self._rule)
         if not is_sound:
             self._report.add("layer1-crc", f"entry {index}: stored {entry.layer1_crc:08x}", offset=at)
@@ -182,21 +195,22 @@ class _Scan:
     def _row(self, block: int, raw: bytes, at: int, inside: int) -> int:
         """Check a buffer of layer 2 whose first `inside` big-blocks exist; how many are free."""
         free = 0
-        free_entries, unavail_entries = self._free_entries, self._unavail_entries
-        for i, entry in enumerate(decode_layer2_table(raw)):
+        for i in range(_PER_LAYER2 if self._ctx.idle else min(inside, _PER_LAYER2)):
             here = raw[i * LAYER2_SIZE : (i + 1) * LAYER2_SIZE]
-            if here in free_entries and i < inside:
+            is_inside = i < inside
+            if is_inside and here in self._free_entries:
                 free += 1
                 self._usable += 1
                 continue
-            if i >= inside:
-                if here in unavail_entries or not self._ctx.idle:
-                    continue
-            elif entry.zone in ZONES_MAPPED or entry.zone in _FIXED_ZONES:
-                self._ctx.freemap[block + i] = entry.zone, entry.append_off, entry.bytes_free
-            self._usable += i < inside and entry.zone not in _FIXED_ZONES and entry.zone != ZONE_UNAVAIL
-            free += i < inside and entry.zone == ZONE_FREE
-            if not self._entry(entry, at + i * LAYER2_SIZE, is_inside=i < inside) and i < inside:
+            if not is_inside and here in self._unavail_entries:
+                continue
+            entry = Layer2.decode(here)
+            if is_inside:
+                if entry.zone in ZONES_MAPPED or entry.zone in _FIXED_ZONES:
+                    self._ctx.freemap[block + i] = entry.zone, entry.append_off, entry.bytes_free
+                self._usable += entry.zone not in _FIXED_ZONES and entry.zone != ZONE_UNAVAIL
+                free += entry.zone == ZONE_FREE
+            if not self._entry(entry, at + i * LAYER2_SIZE, is_inside=is_inside) and is_inside:
                 self._ctx.untrusted_blocks.add(block + i)
                 self._trusted = False
         return free

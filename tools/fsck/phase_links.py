@@ -119,9 +119,7 @@ class _Links:
                 way.append(at)
                 at = above[at]
             if at != _NONE and state[at] == 1:
-                self._add(
-                    "directory-loop", "this directory is below itself", self._objects.ids[at], self._objects[at].place
-                )
+                self._add("directory-loop", "this directory is below itself", self._objects.ids[at])
             for passed in way:
                 state[passed] = 2
 

@@ -56,6 +56,8 @@ _DIR_CAPS = frozenset(
 )
 """Capability bits that directories can have; all else has none."""
 _NO_CAPS = frozenset({0})
+_WINDOW0, _WINDOW1 = 0xFFFFFFFF, 0xFFFFFF
+"""How far from its hash a name may be kept, by algorithm."""
 _NO_NAMES = frozenset({b".", b".."})
 _UNOWNED = frozenset({RECTYPE_PFS, RECTYPE_SNAPSHOT, RECTYPE_CONFIG})
 """Records of the PFS as a whole: on object 1, also where there is no root directory yet."""
@@ -132,9 +134,8 @@ class TypeChecks:
         self._live_end = 0
         self._base = -1
         if rec_type != RECTYPE_INODE:
-            index = self._objects.find(obj_id)
-            if index >= 0:
-                self._owner = self._objects[index]
+            self._owner = self._objects.seek(obj_id)
+            if self._owner is not None:
                 self._caps = self._owner.caps
 
     def _payload(self, elm: Elm, off: int) -> bytes | None:
@@ -243,11 +244,11 @@ class TypeChecks:
         key, caps = elm[1], self._caps
         if caps is None or caps & CAP_DIRHASH_MASK:
             base = namekey1(name)
-            if base <= key <= base + 0xFFFFFF:
+            if base <= key <= base + _WINDOW1:
                 return base
         if caps is None or not caps & CAP_DIRHASH_MASK:
             base = namekey0(name)
-            if base <= key <= base + 0xFFFFFFFF:
+            if base <= key <= base + _WINDOW0:
                 return base
         self._add("dirent-hash", f"key {key:016x} does not come from the name {name[:40]!r}", elm, off)
         return -1
