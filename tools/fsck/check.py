@@ -15,8 +15,8 @@ from tools.fsck import phase_fifo, phase_freemap, phase_space, phase_volumes
 from tools.fsck.context import Context, Progress, header_address
 from tools.fsck.findings import Finding, Report
 from tools.fsck.paths import add_paths
-from tools.fsck.pfs import PfsChecks
 from tools.fsck.phase_btree import TreeWalk
+from tools.fsck.phase_pfs import PfsChecks
 from tools.fsck.phase_records import RecordCheck
 
 _CACHE_BYTES = 8 << 20

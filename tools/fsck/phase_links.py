@@ -12,7 +12,7 @@ from tools.fsck.objects import Entries, Objects
 
 _NONE = -1
 _MASK = (1 << 64) - 1
-_MANY = 500_000
+_MANY = 100_000
 """Objects from which on a dictionary of them would take too much memory."""
 
 

@@ -38,9 +38,9 @@ from hammerfs.const import (
 from hammerfs.keys import KEY_MIN, Key
 from hammerfs.ondisk.node import LEAF_ELM, decode_keys
 from tools.fsck.context import Context
-from tools.fsck.files import DataCheck
-from tools.fsck.pfs import Elm, PfsChecks
-from tools.fsck.types import TypeChecks
+from tools.fsck.phase_data import DataCheck
+from tools.fsck.phase_pfs import Elm, PfsChecks
+from tools.fsck.rectypes import TypeChecks
 
 _CLASSES = {
     RECTYPE_INODE: {LOCALIZE_INODE},

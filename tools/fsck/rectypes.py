@@ -46,7 +46,7 @@ from hammerfs.ondisk.records import (
 )
 from tools.fsck.context import Context
 from tools.fsck.objects import Entries, Object, Objects
-from tools.fsck.pfs import Elm, PfsChecks
+from tools.fsck.phase_pfs import Elm, PfsChecks
 
 _BUFSHIFT = BUFSIZE.bit_length() - 1
 _FILES = frozenset({OBJTYPE_REGFILE, OBJTYPE_DBFILE})

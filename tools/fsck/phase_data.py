@@ -1,11 +1,11 @@
-"""Checksums of file data: the extents of a leaf are read in address order, neighbours in one piece."""
+"""Phase: checksums of file data: the extents of a leaf are read in address order, neighbours in one piece."""
 
 from __future__ import annotations
 
 from hammerfs.const import BIGBLOCK_BITS, BUFMASK, BUFSIZE
 from hammerfs.errors import HammerError
 from tools.fsck.context import Context
-from tools.fsck.pfs import Elm
+from tools.fsck.phase_pfs import Elm
 
 _PIECE = 1 << 20
 """Most bytes of one read."""

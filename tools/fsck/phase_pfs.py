@@ -1,4 +1,4 @@
-"""PFSs: their records, snapshots and configuration, and what is gathered of one while its records go by."""
+"""Phase: PFSs: their records, snapshots and configuration, and what is gathered of one while its records go by."""
 
 from __future__ import annotations
 
