@@ -323,7 +323,7 @@ def test_remains_of_a_lost_flush_never_follow_a_new_one(
 
 def test_remains_in_the_same_buffer_never_follow_the_commit_of_a_recovery() -> None:
     for count in range(2, 30):
-        session, _ = lose_sectors(7, 32, 5_000_000, count, 1)
+        session, _ = lose_sectors(7, 33, 5_000_000, count, 1)
         make(session, [(0, WHOLE_SECTOR, 1, ZONE_META)])
         session.flush()
         assert len(records(*scan_of(session.dev, []))) == 1
