@@ -17,7 +17,7 @@ from tests.model.kernelcore.harness import CheckedHost, Sim, expect, sims, simul
 
 Op = tuple[str, int]
 
-OPS = ("hold", "hold", "hold", "simple", "quick", "ipi", "burst", "work", "work", "preempt", "preempt", "yield")
+OPS = ("hold", "hold", "hold", "simple", "simple", "quick", "quick", "ipi", "burst", "work", "work", "yield")
 HOLD = 6  # how often a master lets others run while it believes them at rest
 
 FINE = (
@@ -33,10 +33,10 @@ class SyncCase(NamedTuple):
 
 
 def sync_cases(max_threads: int = 6, max_ops: int = 8) -> st.SearchStrategy[SyncCase]:
-    """Draw programs over 1 to 4 CPUs."""
+    """Draw programs over 2 to 4 CPUs."""
     op = st.tuples(st.sampled_from(OPS), st.integers(0, 63))
     thread = st.tuples(st.integers(0, 3), st.lists(op, min_size=1, max_size=max_ops))
-    return st.builds(SyncCase, sims(1, 4), st.lists(thread, min_size=2, max_size=max_threads))
+    return st.builds(SyncCase, sims(2, 4), st.lists(thread, min_size=2, max_size=max_threads))
 
 
 class _Play:
@@ -48,7 +48,8 @@ class _Play:
         self.ipis = [0, 0]  # sent, run
 
     def begin(self, arg: int) -> tuple[CpuSync, list[int]]:
-        mask = arg & ((1 << self.host.ncpus) - 1)
+        everybody = (1 << self.host.ncpus) - 1
+        mask = everybody if arg & 32 else arg & everybody
         cs = CpuSync(mask, self.function)
         cs.cs_data = cs
         return cs, [n for n in range(self.host.ncpus) if mask & (1 << n)]
@@ -78,6 +79,7 @@ class _Actor:
             self.work()
             await getattr(self, f"op_{name}")(arg)
             self.work()
+            await preempt_point()
 
     def work(self) -> None:
         me = cpu.gd.gd_cpuid
@@ -151,16 +153,13 @@ class _Actor:
             self.work()
             await preempt_point()
 
-    async def op_preempt(self, _arg: int) -> None:
-        await preempt_point()
-
     async def op_yield(self, _arg: int) -> None:
         await lwkt_user_yield()
 
 
-def check_syncs(case: SyncCase, fine: bool = False) -> None:
+def check_syncs(case: SyncCase, fine: bool = False, max_steps: int = 60_000) -> None:
     """Y1 to Y3 on one case."""
-    with simulate(case.sim, 60_000, FINE if fine else ()) as host:
+    with simulate(case.sim, max_steps, FINE if fine else ()) as host:
         play = _Play(host)
         for cpuid, ops in case.threads:
             host.spawn(_Actor(play, ops).run, cpu_id=cpuid % case.sim.ncpus)

@@ -6,6 +6,7 @@ interrupts; after an outermost exit nothing may be pending.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -36,7 +37,7 @@ Op = tuple[str, int]
 
 OPS = (
     *("enter", "enter", "enter", "exit", "exit", "exit", "noyield", "hard", "named", "block", "scope"),
-    *("post", "post", "post", "ipi", "ipi", "passive", "splz", "check", "preempt", "preempt", "yield", "leave"),
+    *("post", "post", "ipi", "ipi", "ipi", "ipi", "passive", "splz", "check", "preempt", "yield", "leave"),
 )
 
 
@@ -49,7 +50,7 @@ def crit_cases(max_threads: int = 6, max_ops: int = 16) -> st.SearchStrategy[Cri
     """Draw programs over 1 to 3 CPUs."""
     op = st.tuples(st.sampled_from(OPS), st.integers(0, 63))
     thread = st.tuples(st.integers(0, 2), st.lists(op, min_size=1, max_size=max_ops))
-    return st.builds(CritCase, sims(1, 3), st.lists(thread, min_size=1, max_size=max_threads))
+    return st.builds(CritCase, sims(1, 3), st.lists(thread, min_size=2, max_size=max_threads))
 
 
 class _Play:
@@ -91,6 +92,7 @@ class _Actor:
             await getattr(self, f"op_{name}")(arg)
             expect(self.td.td_critcount == len(self.hard), "C1", f"count {self.td.td_critcount} after {name}")
             expect(crit_test(self.td) == bool(self.hard), "C1", "crit_test")
+            await preempt_point()
         while self.hard:
             await self.op_exit(0)
         del self.play.depth[self.td]
@@ -175,20 +177,19 @@ class _Actor:
         intr_post(cpu.gd, self.play.interrupt)
         expect(self.play.ran == ran + (not self.hard), "C2", "a completion ran at the wrong time")
 
-    async def op_ipi(self, arg: int) -> None:
-        """Never more at once than a FIFO holds without making the sender spin."""
-        target = self.play.host.gds[arg % self.play.host.ncpus]
-        q = cpu.gd.gd_ipiq[target.gd_cpuid]
-        if target is not cpu.gd and q.windex - q.rindex < q.high:
-            self.play.posted += 1
-            send_ipiq(target, self.play.interrupt)
+    async def op_ipi(self, _arg: int) -> None:
+        self.to_others(send_ipiq)
 
-    async def op_passive(self, arg: int) -> None:
-        target = self.play.host.gds[arg % self.play.host.ncpus]
-        q = cpu.gd.gd_ipiq[target.gd_cpuid]
-        if target is not cpu.gd and q.windex - q.rindex < q.high:
-            self.play.posted += 1
-            send_ipiq_passive(target, self.play.interrupt)
+    async def op_passive(self, _arg: int) -> None:
+        self.to_others(send_ipiq_passive)
+
+    def to_others(self, send: Callable[..., int]) -> None:
+        """Never more at once than a FIFO holds without making the sender spin."""
+        for target in self.play.host.gds:
+            q = cpu.gd.gd_ipiq[target.gd_cpuid]
+            if target is not cpu.gd and q.windex - q.rindex < q.high:
+                self.play.posted += 1
+                send(target, self.play.interrupt)
 
     async def op_splz(self, _arg: int) -> None:
         if not self.hard:

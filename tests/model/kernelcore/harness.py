@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -22,6 +23,10 @@ from tests.model.kernelcore.mutate import windows
 C = TypeVar("C")
 
 _SLOW_IS_FINE: Final = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
+
+
+class _Found(BaseException):
+    """Ends a campaign: no search for a smaller example, which takes many times as long."""
 
 
 class Broken(AssertionError):
@@ -56,17 +61,19 @@ def deep(examples: int) -> settings:
 def search(check: Callable[[C], object], cases: st.SearchStrategy[C], examples: int) -> Exception | None:
     """Run `check` on `examples` cases, always the same ones; return the first failure, None if there is none."""
 
-    @settings(quick(examples), phases=(Phase.generate,), report_multiple_bugs=False)
+    found: list[Exception] = []
+
+    @settings(quick(examples), phases=(Phase.generate,))
     @given(cases)
     def campaign(case: C) -> None:
-        if not found:
-            try:
-                check(case)
-            except Exception as exc:  # noqa: BLE001 - the finding is what is asked for
-                found.append(exc)
+        try:
+            check(case)
+        except Exception as exc:
+            found.append(exc)
+            raise _Found from exc
 
-    found: list[Exception] = []
-    campaign()
+    with suppress(_Found):
+        campaign()
     return found[0] if found else None
 
 
@@ -110,7 +117,7 @@ class CheckedHost(SimHost):
 
     def put_away(self) -> None:
         """Close whatever has not ended; a failed run leaves it in any state, so nothing it says counts any more."""
-        for td in self.spawned:
+        for td in self._everybody():
             if td.td_coro is not None:
                 cpu.gd = td.td_gd
                 td.td_gd.gd_curthread = td
@@ -119,6 +126,14 @@ class CheckedHost(SimHost):
                 td.td_coro = None
         with suppress(Exception):
             self.stop()
+
+    def _everybody(self) -> list[Thread]:
+        found = dict.fromkeys(self.spawned)
+        for gd in self.gds:
+            found |= dict.fromkeys((*gd.gd_tdallq, gd.gd_curthread))
+            sent = [entry[1] for q in gd.gd_ipiq for entry in q.fifo]  # a new thread, or one that migrates
+            found |= dict.fromkeys(td for td in (*sent, *chain(*gd.gd_runqs)) if isinstance(td, Thread))
+        return list(found)
 
 
 @contextmanager

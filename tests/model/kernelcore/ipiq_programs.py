@@ -17,31 +17,29 @@ from hypothesis import strategies as st
 from kernelcore import ipiq
 from kernelcore.crit import crit_enter, crit_exit
 from kernelcore.globaldata import GlobalData, cpu
-from kernelcore.ipiq import process_ipiq, send_ipiq, send_ipiq_mask, send_ipiq_nowait, send_ipiq_passive, wait_ipiq
+from kernelcore.ipiq import (
+    FIFO_NOWAIT,
+    Ipiq,
+    process_ipiq,
+    send_ipiq,
+    send_ipiq_mask,
+    send_ipiq_nowait,
+    send_ipiq_passive,
+    wait_ipiq,
+)
 from kernelcore.ipisync import synchronize_ipiqs
 from kernelcore.panic import WrongContext
 from kernelcore.sched import lwkt_user_yield, preempt_point
-from kernelcore.sleep import lwkt_sleep
+from kernelcore.sleep import lwkt_sleep, tsleep
 from tests.model.kernelcore.harness import CheckedHost, Sim, expect, sims, simulate
 
 Op = tuple[str, int]
 
 OPS = (
-    "send",
-    "send",
-    "passive",
-    "nowait",
-    "mask",
-    "burst",
-    "wait",
-    "wait",
-    "sync",
-    "crit",
-    "preempt",
-    "preempt",
-    "yield",
+    *("send", "send", "passive", "nowait", "mask", "burst", "burst", "wait", "wait", "sync", "crit"),
+    *("nap", "nap", "yield"),
 )
-KINDS = ("plain", "plain", "forward", "fan", "block")
+KINDS = ("plain", "forward", "fan", "block", "flood")
 
 # The functions between whose statements another CPU may run.
 FINE = (send_ipiq, send_ipiq_passive, process_ipiq, wait_ipiq, vars(ipiq)["_signal"])
@@ -67,6 +65,7 @@ class _Entry:
         self.src = src
         self.dst = dst
         self.number = 0
+        self.seq = 0
         self.finished = False
 
     def __repr__(self) -> str:
@@ -74,31 +73,44 @@ class _Entry:
 
 
 class _NumberingFifo(deque[Any]):
-    def __init__(self, dst: int) -> None:
+    def __init__(self, queue: Ipiq, dst: int) -> None:
         super().__init__()
+        self.queue = queue
         self.dst = dst
+        self.unfinished: list[_Entry] = []  # oldest first
         self.entries: list[_Entry] = []
 
     def append(self, item: Any) -> None:
         entry = item[1][self.dst] if isinstance(item[1], dict) else item[1]
         if isinstance(entry, _Entry):
             self.entries.append(entry)
+            self.unfinished.append(entry)
             entry.number = len(self.entries)
+            entry.seq = self.queue.windex + 1
         super().append(item)
+
+    def check(self) -> None:
+        """I4: the indices are in order. I5: none is published past an entry that has not finished."""
+        q = self.queue
+        expect(q.xindex <= q.rindex <= q.windex, "I4", f"x {q.xindex} r {q.rindex} w {q.windex}")
+        if self.unfinished:
+            expect(q.xindex < self.unfinished[0].seq, "I5", f"{self.unfinished[0]} counts as done and is not")
 
 
 class _Matrix:
     """The model: for each pair what was queued and how many of them have started."""
 
-    def __init__(self, host: CheckedHost) -> None:
+    def __init__(self, host: CheckedHost, fine: bool) -> None:
         self.host = host
+        self.fine = fine
         self.started: dict[tuple[int, int], int] = defaultdict(int)
         self.local: list[object] = []
         self.critical: set[int] = set()  # CPUs whose thread is in a section and does not spin
         self.indices = {(s, t): (0, 0, 0) for s in range(host.ncpus) for t in range(host.ncpus)}
-        self.fifos = {pair: _NumberingFifo(pair[1]) for pair in self.indices}
-        for (src, dst), fifo in self.fifos.items():
-            host.gds[src].gd_ipiq[dst].fifo = fifo
+        self.fifos: dict[tuple[int, int], _NumberingFifo] = {}
+        for src, dst in self.indices:
+            q = host.gds[src].gd_ipiq[dst]
+            q.fifo = self.fifos[src, dst] = _NumberingFifo(q, dst)
 
     def run(self, entry: _Entry, kind: int) -> None:
         """The function of an IPI."""
@@ -107,8 +119,9 @@ class _Matrix:
         expect(gd.gd_cpuid == entry.dst, "I2", f"{entry} runs on cpu {gd.gd_cpuid}")
         expect(entry.dst not in self.critical, "C2", f"{entry} starts on a CPU in a critical section")
         expect(entry.number > self.started[pair], "I2", f"{entry} runs again")
-        expect(entry.number == self.started[pair] + 1, "I1", f"{entry} runs after number {self.started[pair]}")
+        expect(entry.number == self.started[pair] + 1, "I1, I2", f"{entry} runs after number {self.started[pair]}")
         self.started[pair] += 1
+        self.fifos[pair].check()
         td, switches = gd.gd_curthread, gd.gd_curthread.td_switches
         expect(td.td_critcount and gd.gd_intr_nesting_level, "I8", "a function runs outside a critical section")
         name = KINDS[kind % len(KINDS)]
@@ -119,8 +132,13 @@ class _Matrix:
         elif name == "fan":
             for target in range(self.host.ncpus):
                 self.send(target, 0)
+        elif name == "flood" and not self.fine:
+            for _ in range(10):
+                self.send((entry.dst + 1) % self.host.ncpus, 0)
         expect(gd.gd_curthread is td and td.td_switches == switches, "I8", f"{entry} switched")
+        self.fifos[pair].check()
         entry.finished = True
+        self.fifos[pair].unfinished.remove(entry)
 
     def try_to_block(self) -> None:
         coro = lwkt_sleep("never")
@@ -184,6 +202,7 @@ class _Sender:
     async def run(self) -> None:
         for name, arg in self.ops:
             await getattr(self, f"op_{name}")(arg)
+            await preempt_point()
 
     def target(self, arg: int) -> int:
         return arg % self.m.host.ncpus
@@ -197,8 +216,14 @@ class _Sender:
             self.tickets.append(ticket)
 
     async def op_nowait(self, arg: int) -> None:
+        """I3: refused at two thirds full, and only then."""
+        target = self.target(arg)
+        q = cpu.gd.gd_ipiq[target]
         crit_enter()
-        self.m.send(self.target(arg), arg // 4, send_ipiq_nowait)
+        for _ in range(arg):
+            room = q.windex - q.rindex < FIFO_NOWAIT
+            sent = self.m.send(target, 0, send_ipiq_nowait)
+            expect(target == cpu.gd.gd_cpuid or bool(sent) == room, "I3", f"nowait with {q.windex - q.rindex} in use")
         crit_exit()
 
     async def op_mask(self, arg: int) -> None:
@@ -209,8 +234,9 @@ class _Sender:
 
     async def op_burst(self, arg: int) -> None:
         """I3, I7: more than a FIFO holds."""
-        for _ in range(24 + arg % 24):
-            self.m.send(self.target(arg), 0)
+        target = (cpu.gd.gd_cpuid + 1 + arg % 2) % self.m.host.ncpus
+        for _ in range(18 if self.m.fine else 24 + arg % 24):
+            self.m.send(target, arg // 4 if arg & 1 else 0)
 
     async def op_wait(self, arg: int) -> None:
         """I5: when the wait ends the function has finished."""
@@ -239,17 +265,18 @@ class _Sender:
         crit_exit()
         expect(gd.gd_curthread.td_critcount or not gd.gd_ipimask, "C3", "the outermost exit left IPIs behind")
 
-    async def op_preempt(self, _arg: int) -> None:
-        await preempt_point()
+    async def op_nap(self, arg: int) -> None:
+        """I6: CPUs go idle, and are to be woken."""
+        await tsleep(self, 0, "nap", 0.001 * (arg % 3 + 1))
 
     async def op_yield(self, _arg: int) -> None:
         await lwkt_user_yield()
 
 
-def check_ipis(case: IpiCase, fine: bool = False, max_steps: int = 60_000) -> None:
+def check_ipis(case: IpiCase, fine: bool = False, max_steps: int = 100_000) -> None:
     """I1 to I8, C2 and C3 on one case."""
     with simulate(case.sim, max_steps, FINE if fine else ()) as host:
-        matrix = _Matrix(host)
+        matrix = _Matrix(host, fine)
         if not fine:
             host.watches.append(matrix.check_indices)
         for cpuid, ops in case.threads:

@@ -527,9 +527,9 @@ class _Client:
             await lwkt_migratecpu(gd.gd_cpuid)
 
 
-def check_msgs(case: MsgCase, fine: bool = False) -> None:
+def check_msgs(case: MsgCase, fine: bool = False, max_steps: int = 60_000) -> None:
     """M1 to M7 on one case."""
-    with simulate(case.sim, 60_000, FINE if fine else ()) as host:
+    with simulate(case.sim, max_steps, FINE if fine else ()) as host:
         play = _Play(host, case.migrating)
         for n, name in enumerate(SERVERS):
             host.spawn(_Server(play, name).run, cpu_id=n % case.sim.ncpus, name=f"server-{name}")

@@ -38,12 +38,16 @@ def mutation(fn: Any, old: str, new: str) -> Iterator[None]:
     source = source_of(fn)
     assert source.count(old) == 1, f"{fn.__qualname__} has {source.count(old)} times {old!r}"
     changed = source.replace(old, new)
+    before = _sources.get(fn)
     with _exchanged(fn, _compiled(fn, changed, windows=False)):
         _sources[fn] = changed
         try:
             yield
         finally:
-            del _sources[fn]
+            if before is None:
+                del _sources[fn]
+            else:
+                _sources[fn] = before
 
 
 @contextmanager

@@ -237,6 +237,7 @@ class _Actor:
         td = self.other(arg).td
         if td.td_flags & TDF_FIXEDCPU:
             lwkt_deschedule(td)
+            await preempt_point()
             lwkt_schedule(td)
 
     async def op_give(self, arg: int) -> None:
@@ -261,24 +262,26 @@ class _Actor:
                     await preempt_point()
                 await lwkt_switch()
             else:
-                ready.append(td)
                 await lwkt_sleep("to be given away")
             traveller.arrived(target, before[0] + 1)
 
         async def taker() -> None:
+            while not ready:
+                await preempt_point()
+                await lwkt_user_yield()
             lwkt_acquire(td)
             before.append(self.play.arrivals[td])
             lwkt_schedule(td)
 
         before: list[int] = []
-        ready_ident = (self, "ready")
         td = lwkt_create(body, cpu_id=cpu.gd.gd_cpuid, pri=19)
         self.play.threads.append(td)
-        while not ready:
-            await tsleep(ready_ident, 0, "ready", 0.001)
         if not by_itself:
+            while not td.td_flags & TDF_BLOCKED:
+                await tsleep((self, "ready"), 0, "ready", 0.001)
             lwkt_giveaway(td)
-        await join(lwkt_create(taker, cpu_id=target))
+            ready.append(td)
+        await join(lwkt_create(taker, cpu_id=target, pri=19))
         await join(td)
 
 

@@ -153,6 +153,8 @@ class _Actor:
                 break
             await tsleep((store, "one"), PINTERLOCKED, "one")
         store.one_items -= 1
+        for _ in range(arg % 16):  # the hook is left set: a wakeup of one must not count it
+            await preempt_point()
 
     async def op_take_timed(self, arg: int) -> None:
         store = self.store(arg)
@@ -191,6 +193,7 @@ class _Actor:
         self.put(self.store(arg))
 
     def put(self, store: _Store) -> None:
+        self.play.given["all"][store] += 1
         store.items += 1
         store.wakeups += 1
         wakeup(store)
@@ -199,6 +202,7 @@ class _Actor:
         self.put_one(self.store(arg))
 
     def put_one(self, store: _Store) -> None:
+        self.play.given["one"][store] += 1
         store.one_items += 1
         wakeup_one((store, "one"))
 
@@ -206,12 +210,14 @@ class _Actor:
         self.put_spin(self.store(arg))
 
     def put_spin(self, store: _Store) -> None:
+        self.play.given["spin"][store] += 1
         with store.spin:
             store.spin_items += 1
         wakeup((store, "spin"))
 
     async def op_put_slz(self, arg: int) -> None:
         store = self.store(arg)
+        self.play.given["slz"][store] += 1
         await store.slz.enter()
         store.slz_items += 1
         await preempt_point()
@@ -279,7 +285,7 @@ class _Actor:
 
 
 class _Play:
-    """All actors and stores. Who is last makes up for what consumers still want."""
+    """All actors and stores, what was wanted of each and what was given."""
 
     def __init__(self, host: CheckedHost, case: SleepCase) -> None:
         self.host = host
@@ -287,6 +293,7 @@ class _Play:
         self.stores = [_Store(n) for n in range(case.nstores)]
         self.actors = [_Actor(self, ops) for _cpu, ops in case.threads]
         self.wanted = {kind: dict.fromkeys(self.stores, 0) for kind in KINDS}
+        self.given = {kind: dict.fromkeys(self.stores, 0) for kind in KINDS}
         self.hooked_at: dict[_Actor, int] = {}
         self.ended = 0
 
@@ -298,14 +305,12 @@ class _Play:
                 expect(marked, "S2", f"no mark for {ident!r} on cpu {gd.gd_cpuid}")
 
     async def supplier(self) -> None:
-        """Put what is wanted and not there, again and again, until all have ended: each by one wakeup."""
+        """Put what is wanted and nobody has put, until all have ended: no more, so that each wakeup counts."""
         put = _Actor(self, [])
-        given = {kind: dict.fromkeys(self.stores, 0) for kind in KINDS}
         while self.ended < len(self.actors):
             for n, store in enumerate(self.stores):
                 for kind in KINDS:
-                    if given[kind][store] < self.wanted[kind][store]:
-                        given[kind][store] += 1
+                    if self.given[kind][store] < self.wanted[kind][store]:
                         await put.give(kind, n)
             await tsleep("supplier", 0, "supplier", 0.01)
 
@@ -320,9 +325,9 @@ def _counted(ident: Hashable, one: int) -> None:
     _run_wakeup(ident, one)
 
 
-def check_sleeps(case: SleepCase, fine: bool = False) -> None:
+def check_sleeps(case: SleepCase, fine: bool = False, max_steps: int = 30_000) -> None:
     """S1 to S4 on one case."""
-    with simulate(case.sim, 30_000, FINE if fine else ()) as host, patch.object(sleep, "_wakeup_remote", _counted):
+    with simulate(case.sim, max_steps, FINE if fine else ()) as host, patch.object(sleep, "_wakeup_remote", _counted):
         play = _Play(host, case)
         host.watches.append(play.check)
         for actor, (cpuid, _ops) in zip(play.actors, case.threads, strict=True):

@@ -30,7 +30,7 @@ Op = tuple[str, int]
 
 OPS = (
     *("get", "get", "get", "shared", "shared", "shared", "rel", "rel", "rel", "rel", "swap", "try"),
-    *("write", "write", "preempt", "preempt", "preempt", "block", "yield", "sleep", "migrate", "setpri", "misrel"),
+    *("write", "write", "preempt", "try", "try", "block", "yield", "sleep", "migrate", "setpri", "misrel"),
 )
 
 
@@ -72,6 +72,7 @@ class _Worker:
         for name, arg in self.ops:
             await getattr(self, f"op_{name}")(arg)
             self.revalidate()
+            await self.op_preempt(0)
         while self.stack:
             await self.op_rel(0)
         self.revalidate()
