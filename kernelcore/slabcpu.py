@@ -132,7 +132,7 @@ class SlabCpu:
 
     def give_back(self) -> None:
         """For a thread that waits for memory: let others have the free zones."""
-        self._sweep(keep=0)
+        self._sweep()
         gave = bool(self.free_zones)
         while self.free_zones:
             self.slab.give_zone(self.free_zones.pop(), discard=False)
@@ -141,19 +141,19 @@ class SlabCpu:
             self.wake()
 
     def cleanup(self) -> None:
-        """Retire zones whose last chunks were freed elsewhere: what the second and further ones of a class may be."""
+        """Retire zones whose last chunks were freed elsewhere."""
         self.due.clear()  # first: who frees from now on asks for another
-        self._sweep(keep=1)
+        self._sweep()
 
     def wake(self) -> None:
         """Wake those who sleep for memory."""
         self.wanted = False  # first: who still finds nothing sets it again
         wakeup(self.slab)
 
-    def _sweep(self, keep: int) -> None:
-        """Take over what others have freed and retire what is free, but leave out the first `keep` of each class."""
+    def _sweep(self) -> None:
+        """Take over what others have freed; retire what is free."""
         for zones in self.zone_ary:
-            for zone in zones[: len(zones) - keep]:
+            for zone in tuple(zones):
                 if zone.collect() == zone.z_nmax:
                     self.retire(zone)
 
