@@ -53,10 +53,13 @@ def free_lists_agree(edit: Edit) -> None:
     edit.put_header()
 
 
-def moved_table(edit: Edit) -> None:
-    desc = edit.header.vol0_blockmap[ZONE_FREEMAP]
-    edit.header.vol0_blockmap[ZONE_FREEMAP] = desc._replace(phys_offset=2 << 60 | 1 << 50).sealed(edit.rule)
-    edit.put_header()
+def moved_table(short: int) -> Damage:
+    def damage(edit: Edit) -> None:
+        desc = edit.header.vol0_blockmap[ZONE_FREEMAP]
+        edit.header.vol0_blockmap[ZONE_FREEMAP] = desc._replace(phys_offset=2 << 60 | short).sealed(edit.rule)
+        edit.put_header()
+
+    return damage
 
 
 def payload_in_a_free_block(edit: Edit) -> None:
@@ -78,7 +81,9 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
     "table without span": (layer1(3, phys_offset=2 << 60), {"layer1-field": 1}),
     "free blocks without span": (layer1(3, blocks_free=2), {"layer1-field": 1}),
     "free blocks of a span": (layer1(blocks_free=2), {"layer1-free": 1}),
-    "layer 1 nowhere": (moved_table, {"freemap-table": 1}),
+    "layer 1 nowhere": (moved_table(1 << 50), {"freemap-table": 1}),
+    "layer 1 elsewhere": (moved_table(2 * BIGBLOCK_SIZE), {"freemap-table": 1}),
+    "layer 2 elsewhere": (layer1(phys_offset=2 << 60 | 2 * BIGBLOCK_SIZE), {"freemap-table": 1}),
     "layer 2 checksum": (flip(LAYER2 + 3 * LAYER2_SIZE + 8), {"layer2-crc": 1}),
     "layer 2 of a free big-block": (lambda e: e.layer2(ZONE_FREE, seal=False, append_off=16), {"layer2-crc": 1}),
     "layer 2 behind the end": (flip(LAYER2 + 300_000 * LAYER2_SIZE), {"layer2-crc": 1}),

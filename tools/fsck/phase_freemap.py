@@ -50,9 +50,21 @@ def run(ctx: Context) -> None:
         return
     scan = _Scan(ctx, spans)
     end = LAYER1_ENTRIES if ctx.idle else max(spans, default=0) + 1
+    head = ctx.read("freemap-table", table, BUFSIZE)
+    if head is None or not _is_any_sound(head, Layer1, ctx):
+        if head is not None:
+            ctx.report.add("freemap-table", "no layer-1 entries here", offset=table)
+        ctx.lost_spans.update(spans)
+        return
     for first in range(0, end, _PER_LAYER1):
         scan.layer1_row(first, table + first * LAYER1_SIZE)
     scan.totals()
+
+
+def _is_any_sound(raw: bytes, kind: type[Layer1 | Layer2], ctx: Context) -> bool:
+    """Whether a buffer holds entries at all, and not something else: a pointer to a table may lead anywhere."""
+    size = LAYER1_SIZE if kind is Layer1 else LAYER2_SIZE
+    return any(kind.decode(raw, at).crc_ok(ctx.volumes.rule) for at in range(0, BUFSIZE, size))
 
 
 def _spans(ctx: Context) -> dict[int, int]:
@@ -184,6 +196,9 @@ class _Scan:
             at = table + first * LAYER2_SIZE
             raw = self._ctx.read("freemap-table", at, BUFSIZE)
             if raw is None:
+                return None
+            if first == 0 and not _is_any_sound(raw, Layer2, self._ctx):
+                self._report.add("freemap-table", "no layer-2 entries here", offset=at)
                 return None
             if first + _PER_LAYER2 <= blocks and raw in self._free_rows:
                 free += _PER_LAYER2
