@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
 
 from hammerfs.addr import zone_of
 from hammerfs.const import (
@@ -35,9 +36,14 @@ ZONE_DESCS, ZONE_DESC = 264, 40
 
 
 class Strict(OverlayDevice):
-    """Counts accesses that would leave the device."""
+    """Counts accesses that would leave the device, and makes readers wait where it is told to."""
 
     strays = 0
+    is_cold = False
+    """Nothing of it is in the host's memory."""
+
+    def _preadv_nowait(self, off: int, views: Sequence[memoryview], n: int) -> bool:
+        return not self.is_cold and super()._preadv_nowait(off, views, n)
 
     def _check(self, off: int, n: int) -> None:
         if off < 0 or n < 0 or off + n > self.size:
