@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from kernelcore.lab import bench_host, bench_lwkt, bench_mount
+from kernelcore.lab import bench_host, bench_lwkt, bench_memory, bench_mount
 from kernelcore.lab.bench import FULL, QUICK, Case, Effort, Row, json_text, run_case, select, text_table
 
-PROBES: Final = (bench_lwkt, bench_host)
+PROBES: Final = (bench_lwkt, bench_host, bench_memory)
 
 
 def all_rows() -> list[Case | bench_mount.MountCase]:

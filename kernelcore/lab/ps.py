@@ -8,13 +8,17 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from kernelcore import stat
+from kernelcore.arena import Arena, ArenaRow
 from kernelcore.crit import critical
 from kernelcore.defs import KERN_DAEMON, TDF_NOSTART, TDPRI
 from kernelcore.globaldata import cpu
 from kernelcore.host.sim import SimHost
 from kernelcore.host.up import UpHost
+from kernelcore.malloctype import M_NULLOK, MallocType
 from kernelcore.msgport import LwktMsg, PutOnlyPort, domsg, lwkt_port, sendmsg, service_loop
+from kernelcore.objcache import ObjCache, ObjCacheRow
 from kernelcore.sched import lwkt_user_yield, preempt_point
+from kernelcore.slab import kfree, kmalloc
 from kernelcore.sleep import tsleep
 from kernelcore.thread import lwkt_create, lwkt_hold, lwkt_rele
 from kernelcore.token import Token
@@ -90,6 +94,30 @@ def _look() -> list[View]:
         View("tokens", stat.TokenRow, stat.tokens()),
         View("ipiq", stat.IpiqRow, stat.ipiq()),
         View("ports", stat.PortRow, stat.ports()),
+        *_memory(),
+    ]
+
+
+def _memory() -> list[View]:
+    """Some memory of every sort in use, and some freed."""
+    nodes, blocks = MallocType("nodes"), MallocType("blocks", 1 << 20)
+    for size in (200, 200, 200, 40_000):
+        kmalloc(size, nodes)  # stays in use
+    for chunk in [kmalloc(16384, blocks) for _ in range(12)]:
+        assert chunk is not None
+        kfree(chunk, blocks)
+    kmalloc(2 << 20, blocks, M_NULLOK)  # more than its limit
+    lists: ObjCache[list[int]] = ObjCache("lists", list, limit=8)
+    for made in [lists.get() for _ in range(3)]:
+        assert made is not None
+        lists.put(made)
+    arena = Arena(1 << 20, name="buffers")
+    arena.alloc()
+    return [
+        View("vmstat -m", stat.MallocRow, stat.vmstat_m()),
+        View("slab", stat.SlabRow, stat.slab()),
+        View("objcaches", ObjCacheRow, stat.objcaches()),
+        View("arenas", ArenaRow, stat.arenas()),
     ]
 
 
@@ -116,7 +144,11 @@ def _contended() -> list[View]:
 
 def text(tables: Iterable[View]) -> str:
     """Return the tables one under the other, each with its title."""
-    return "\n\n".join(f"-- {view.title}\n{stat.text(view.kind, view.rows)}" for view in tables)
+    return "\n\n".join(f"-- {view.title}\n{_text(view)}" for view in tables)
+
+
+def _text(view: View) -> str:
+    return stat.vmstat_m_text(view.rows) if view.kind is stat.MallocRow else stat.text(view.kind, view.rows)
 
 
 def main(args: argparse.Namespace) -> int:

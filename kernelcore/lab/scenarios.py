@@ -14,6 +14,7 @@ from kernelcore.cpusync import CpuSync
 from kernelcore.defs import PINTERLOCKED
 from kernelcore.globaldata import cpu, globaldata_find
 from kernelcore.ipiq import send_ipiq
+from kernelcore.lab.scenario_slab import remote_slab_free
 from kernelcore.lab.timeline import LabHost, TracedMsg, TracedPort, TracedToken
 from kernelcore.msgport import domsg, replymsg, sendmsg, waitport
 from kernelcore.sched import (
@@ -357,4 +358,5 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "migrate": Scenario(migrate, "a thread moves itself (push) and is taken (pull)"),
     "fifo": Scenario(fifo, "more IPIs both ways than the FIFOs hold"),
     "cpusync": Scenario(cpusync, "two masters bring all CPUs to rest", cpus=3),
+    "slab": Scenario(remote_slab_free, "memory freed on another CPU than it belongs to finds its way home"),
 }

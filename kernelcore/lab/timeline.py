@@ -17,6 +17,7 @@ from kernelcore.msgport import LwktMsg, ThreadPort
 from kernelcore.thread import Thread
 from kernelcore.token import Token
 from kernelcore.token_contended import ContendedToken
+from kernelcore.zone import Zone
 
 _POLLS = ("spin", "refused")  # what a CPU does over and over while others go on: told once, with a count
 
@@ -169,6 +170,8 @@ def _show(arg: object) -> str:
             return arg.td_comm
         case TracedMsg():
             return arg.name
+        case Zone():
+            return arg.label
         case str() | int():
             return str(arg)
         case (first, *_):
