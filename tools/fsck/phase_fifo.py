@@ -12,22 +12,31 @@ from hammerfs.const import (
     BIGBLOCK_SIZE,
     BUFSIZE,
     FIFO_HEAD_SIGNATURE,
+    FIFO_TAIL_SIGNATURE,
     FIFO_TYPE_DUMMY,
     FIFO_TYPE_REDO,
     FIFO_TYPE_UNDO,
     UNDO_SECTOR,
     VERSION_REDO,
 )
-from hammerfs.crc import CrcFunc, CrcRule, crc32
+from hammerfs.crc import CrcRule
 from hammerfs.errors import CorruptError, HammerError
-from hammerfs.ondisk.fifo import HEAD_SIZE, decode_head, decode_redo, decode_undo, encode_dummy
+from hammerfs.ondisk.fifo import TAIL_SIZE, UNDO_HEAD, decode_head, decode_redo, decode_undo, encode_dummy
 from hammerfs.undo import FIFO_BASE, UndoFifo
 from hammerfs.volumes import Volumes
 from tools.fsck.context import Progress
 from tools.fsck.findings import Report
 
 _SECTOR = struct.Struct("<12sI496s")
-_DUMMY_HEAD = struct.pack("<HHI", FIFO_HEAD_SIGNATURE, FIFO_TYPE_DUMMY, UNDO_SECTOR)
+_WHOLE = {
+    struct.pack("<HHI", FIFO_HEAD_SIGNATURE, kind, UNDO_SECTOR): struct.pack(
+        "<HHI", FIFO_TAIL_SIGNATURE, kind, UNDO_SECTOR
+    )
+    for kind in (FIFO_TYPE_DUMMY, FIFO_TYPE_UNDO)
+}
+"""Start and end of records that fill a sector, as most do."""
+_MAX_UNDO = UNDO_SECTOR - UNDO_HEAD - TAIL_SIZE
+"""Most bytes that one UNDO record restores; where it says how many, a DUMMY has zeros."""
 _SEQ, _CRC = slice(8, 12), slice(12, 16)
 """Where a record has its sequence number and its checksum."""
 _CHUNK = 64 * BUFSIZE
@@ -107,30 +116,22 @@ class _Records:
         self._unwritten = 0
         self._foreign: list[tuple[int, str]] = []
         """Buffers that begin with no record, on such versions."""
-        self._rest = encode_dummy(0, rule)[HEAD_SIZE:]
-        """What follows the head of every DUMMY record."""
-        self._rest_crc = rule.of(self._rest)
-        self._old_rest_crc = crc32(self._rest, 0)
         self._formatted = _Formatted(rule)
 
     def chunk(self, off: int, chunk: bytes) -> None:
         """Check the buffers of a chunk that begins at a zone-3 address."""
         if self._formatted.is_sound(chunk):
             return
-        rest, rest_crc, compute = self._rest, self._rest_crc, self._rule.compute
-        at = 0
-        skip_to = 0
+        compute = self._rule.compute
+        at = skip_to = 0
         for head, crc, body in _SECTOR.iter_unpack(chunk):
             if at >= skip_to and not (
-                body == rest
-                and head[:8] == _DUMMY_HEAD
-                and (compute(head, 0) ^ rest_crc == crc or self._old(head, crc, crc32))
+                body.endswith(_WHOLE.get(head[:8], b"no such tail"))
+                and compute(head, 0) ^ compute(body, 0) == crc
+                and int.from_bytes(body[8:12], "little") <= _MAX_UNDO
             ):
                 skip_to = self._slow(off, chunk, at)
             at += UNDO_SECTOR
-
-    def _old(self, head: bytes, crc: int, old: CrcFunc) -> bool:
-        return old(head, 0) ^ self._old_rest_crc == crc
 
     def finish(self) -> None:
         """The whole FIFO has been seen."""
