@@ -32,7 +32,7 @@ from kernelcore.msg import (
     abortmsg,
 )
 from kernelcore.panic import KernelPanic, thread_label
-from kernelcore.sched import BLOCK, enqueue
+from kernelcore.sched import BLOCK, assert_can_block, enqueue
 from kernelcore.serialize import Serializer, Spinlock
 from kernelcore.sleep import lwkt_sleep, ssleep, wakeup, wakeup_mycpu, zsleep
 from kernelcore.thread import Thread
@@ -326,6 +326,7 @@ class SpinPort(Port):
 
     async def waitport(self, flags: int = 0) -> LwktMsg | None:
         """Wait for a message and take it; any number of threads may wait."""
+        assert_can_block(cpu.gd, f"waitport({self.mp_name})")  # before the lock is taken
         self.mpu_spin.lock()
         try:
             while True:
@@ -342,6 +343,7 @@ class SpinPort(Port):
 
     async def waitmsg(self, msg: LwktMsg, flags: int = 0) -> int:
         """Wait until `msg` is done. A signal (PCATCH) sends one abort request, then waits on."""
+        assert_can_block(cpu.gd, f"waitmsg({self.mp_name})")  # before the lock is taken
         self.mpu_spin.lock()
         while not msg.ms_flags & MSGF_DONE:
             if msg.ms_flags & MSGF_SYNC:

@@ -7,7 +7,6 @@ looks then whether the other is idle: so no ring is missed and few are needed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 from typing import Final
@@ -35,9 +34,7 @@ class Bell:
 
     def wait(self, seconds: float | None = None) -> None:
         """Return when it has been rung since the last wait, or after `seconds`; may return early."""
-        if seconds is not None and not self._poll.poll(max(0.0, seconds) * 1000):
-            return
-        with contextlib.suppress(InterruptedError):
+        if seconds is None or self._poll.poll(max(0.0, seconds) * 1000):
             os.read(self._read, _BYTES)
 
     def close(self) -> None:

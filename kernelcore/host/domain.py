@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 PUMP_SWITCHES: Final = 256
 PUMP_SECONDS: Final = 200e-6
+VISIT_SWITCHES: Final = 64  # most of them on one CPU before the next one has its turn
 CLOCK_EVERY: Final = 16  # switches between two looks at the clock
 
 
@@ -94,6 +95,7 @@ class Domain:
         for gd in self.gds:
             gd.gd_ipiq = [Ipiq(self.ipiq_bounded) for _ in range(ncpus)]
             gd.gd_idlethread = gd.gd_curthread = Thread(gd, f"idle_{gd.gd_cpuid}", 0, TDF_IDLE)
+        self._visit = self.gds  # in the order of the pump
         self._next_cpu = 0
         self._running = False
         self._began = 0.0  # when the present budget, of the pump or of a request's first step, began
@@ -139,9 +141,11 @@ class Domain:
         debug = self.debug
         deadline = self._deadline
         posted = self._posted
-        gds = self.gds
+        gds = self._visit
+        quantum = left if len(gds) == 1 else VISIT_SWITCHES  # one busy CPU must not starve the others
+        over = False
         last = now = clock()
-        while left > 0:
+        while True:
             if posted:
                 self._drain()
             idle = True
@@ -153,7 +157,10 @@ class Domain:
                 idle = False
                 cpu.gd = gd
                 began = left
-                while left > 0:
+                enough = left - quantum
+                if enough < 0:
+                    enough = 0
+                while left > enough:
                     if gd.gd_ipimask or gd.gd_reqflags:
                         gd.gd_curthread = gd.gd_idlethread
                         process_ipiq()
@@ -173,6 +180,8 @@ class Domain:
                         trap = td.td_send(None)
                     except BaseException as exc:  # noqa: BLE001 - recorded, and handed to a joiner or the panic hook
                         thread_raised(gd, td, exc)
+                        if debug:
+                            self._raise_dropped()
                     else:
                         if debug:
                             switched_out(self, gd, td, trap)
@@ -194,13 +203,17 @@ class Domain:
                         now = clock()
                     if now > deadline:
                         self.last_overrun = td
-                        left = 0
+                        over = True
                         break
                 gd.gd_curthread = gd.gd_idlethread
                 gd.gd_cnt.v_swtch += began - left
+                if over or not left:
+                    if len(gds) > 1:  # the others come first next time
+                        here = gds.index(gd) + 1
+                        self._visit = gds[here:] + gds[:here]
+                    return False
             if idle and not posted:
                 return True
-        return False
 
     def _start_budget(self, seconds: float) -> None:
         self._began = now = self.clock()

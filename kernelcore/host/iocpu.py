@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kernelcore.globaldata import cpu
 from kernelcore.host.bell import Bell
 from kernelcore.host.domain import Domain
 from kernelcore.msg import EASYNC, LwktMsg
 from kernelcore.msgport import domsg, initmsg, lwkt_port, replymsg
-from kernelcore.panic import KernelPanic, WrongContext
+from kernelcore.panic import KernelPanic, WrongContext, thread_label
 from kernelcore.port import Port, PutOnlyPort
 
 T = TypeVar("T")
@@ -114,7 +115,9 @@ class IoCpu:
     def _put(self, _port: Port, msg: LwktMsg) -> int:
         if self._stopped:
             raise KernelPanic(f"a request to I/O CPU '{self.name}', which is stopped")
-        assert isinstance(msg, IoMsg)
+        if not isinstance(msg, IoMsg):
+            sender = thread_label(cpu.gd.gd_curthread)
+            raise KernelPanic(f"I/O CPU '{self.name}' takes IoMsg, not {type(msg).__name__}, from {sender}")
         self._domain.outstanding += 1
         self._queue.append(msg)
         if self._idle:
