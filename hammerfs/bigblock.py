@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hammerfs.addr import round16
-from hammerfs.const import BIGBLOCK_BITS, BIGBLOCK_SIZE, OFF_LONG_MASK, ZONE_FREE, ZONE_SHIFT
+from hammerfs.const import BIGBLOCK_BITS, BIGBLOCK_SIZE, OFF_LONG_MASK, ZONE_FREE
 from hammerfs.ondisk.blockmap import Layer2
 
 NOBODY = -1
@@ -93,9 +93,7 @@ class Cursor:
 
     def __init__(self, zone: int, next_offset: int) -> None:
         self.zone = zone
-        base = zone << ZONE_SHIFT
-        inside = base <= next_offset <= base + (1 << ZONE_SHIFT)
-        self.next = round16(next_offset) if inside else base
+        self.next = round16(next_offset)
         self.block: Block | None = None
         """The big-block of `next`, when it is known."""
         self.stop = 0
