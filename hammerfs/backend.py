@@ -86,17 +86,18 @@ class Backend:
     def trim(self, tid: int) -> bool:
         """Cut files that lose more than a group may remove, by one group; whether there was one.
 
-        Such a file has its new size at once, then its old records go, and only then do its other changes come.
+        Such a file is cut at the end of a block at once, then its old records go, and only then do its other changes
+        come.
 
         Raises:
             HammerError: As `apply`.
         """
+        batch = _Batch(self, tid, self._now())
         with self.cache.section():
             for inode in self.changes.dirty:
                 dirty = inode.dirty
                 if dirty is None or dirty.media_limit >= dirty.media_size or inode.is_dead:
                     continue
-                batch = _Batch(self, tid, self._now())
                 batch.trim(inode, dirty.media_limit)
                 if batch.is_large:
                     self._run(batch)
@@ -247,10 +248,15 @@ class _Batch:
             self._inserts.append(_Insert(elm.sort_key, elm, payload, None))
 
     def trim(self, inode: Inode, limit: int) -> None:
-        """Only the records that a truncation to `limit` leaves behind, as many as fit, and the inode of that size."""
+        """Only the records that a truncation to `limit` leaves behind, as many as fit, and the inode.
+
+        The block with the new end comes later. Up to its end the file stays: what is behind the end of a file has to
+        read as zeros when it grows.
+        """
         size = block_size_at(limit)
+        limit = -(-limit // size) * size
         keep = self._changes.keeps_history(inode)
-        self._remove_data(inode, -(-limit // size) * size, keep)
+        self._remove_data(inode, limit, keep)
         key = _inode_key(inode)
         elm = self._records.lookup(key[0], inode.obj_id, RECTYPE_INODE, 0, MAX_TID)
         if elm is None:

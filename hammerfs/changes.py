@@ -20,6 +20,7 @@ from hammerfs.const import (
     UF_APPEND,
     UF_IMMUTABLE,
     UF_NOHISTORY,
+    UNDO_SECTOR,
 )
 from hammerfs.dirent import PendingEntries
 from hammerfs.dirty import DirtyData
@@ -37,6 +38,8 @@ _SLOP_PART = 160
 """On a small volume the slop is so much of it: an eighth for writes, half of that for removals."""
 _INODE_SPACE = 192
 _RECORD_SPACE = 128
+_RECORD_UNDO = 10 * UNDO_SECTOR
+"""Most bytes of the FIFO that a record costs: a node of its own is saved."""
 _IMMUTABLE = UF_IMMUTABLE | SF_IMMUTABLE
 _APPEND = UF_APPEND | SF_APPEND
 _NOHISTORY = UF_NOHISTORY | SF_NOHISTORY
@@ -98,10 +101,18 @@ class Changes:
         alloc: Gives out space.
         tids: Gives out ids.
         options: How to write.
+        fifo_bytes: Size of the UNDO FIFO.
     """
 
     def __init__(
-        self, records: Records, inodes: Inodes, pfs: PfsTable, alloc: Allocator, tids: TidCounter, options: WriteOptions
+        self,
+        records: Records,
+        inodes: Inodes,
+        pfs: PfsTable,
+        alloc: Allocator,
+        tids: TidCounter,
+        options: WriteOptions,
+        fifo_bytes: int,
     ) -> None:
         self.records = records
         self.inodes = inodes
@@ -122,6 +133,8 @@ class Changes:
         self.failed: HammerError | None = None
         """Why nothing may be written any more."""
         self._pfs = pfs
+        self._group_records = min(options.group_records, fifo_bytes // (4 * _RECORD_UNDO))
+        """Records of one flush: at most twice as many ever wait for it, and have to fit half of the FIFO."""
 
     @property
     def is_empty(self) -> bool:
@@ -131,14 +144,12 @@ class Changes:
     @property
     def is_full(self) -> bool:
         """Enough for a flush."""
-        options = self.options
-        return self.pending >= options.group_records // 2 or self.data_bytes >= options.dirty_bytes
+        return self.pending >= self._group_records // 2 or self.data_bytes >= self.options.dirty_bytes
 
     @property
     def is_overfull(self) -> bool:
         """So much that nothing should be added before a flush."""
-        options = self.options
-        return self.pending >= 2 * options.group_records or self.data_bytes >= 2 * options.dirty_bytes
+        return self.pending >= 2 * self._group_records or self.data_bytes >= 2 * self.options.dirty_bytes
 
     def touch(self, inode: Inode, level: int) -> None:
         """An inode is newer than the media now."""
@@ -220,7 +231,8 @@ class Changes:
         """
         alloc = self.alloc
         total = self.records.volumes.superblock.vol0_stat_bigblocks
-        need = len(self.dirty) * _INODE_SPACE + self.pending * _RECORD_SPACE + self.data_bytes + nbytes
+        need = len(self.dirty) * _INODE_SPACE + self.pending * _RECORD_SPACE + self.data_bytes + self.placed_bytes
+        need += nbytes
         if not alloc.has_space(need, min(slop, total * slop // _SLOP_PART)):
             raise NoSpace(f"{alloc.free_bigblocks} of {total} big-blocks of {BIGBLOCK_SIZE >> 20} MiB are free")
 

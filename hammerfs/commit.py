@@ -60,12 +60,25 @@ class Commit:
         self._undo = undo
         self._tids = tids
 
-    def steps(self, end: int, *, mark: bool) -> Iterator[Step]:
+    def restart(self) -> Iterator[Step]:
+        """The steps that put on the media what `UndoWriter.restart`, and who logged behind it, have laid down."""
+        undo, root = self._undo, self._volumes.root
+        writes = self._fifo_writes()
+        if writes:
+            yield Step(writes, [root])
+        elif undo.first == undo.durable_first:
+            return
+        yield Step([self._header(undo.first, undo.next)], [root])
+        undo.durable_first = undo.first
+
+    def steps(self, end: int, *, mark: bool, keep: bool = False) -> Iterator[Step]:
         """The steps of one commit; each is worked out when the one before has been done.
 
         Args:
             end: Append point of the FIFO at the end of the atomic section.
             mark: Leave a record in the FIFO although all is committed, so that the next mount looks for orphans.
+            keep: Leave the FIFO range as it is: a cut later than this still rolls the group back, and what was logged
+                before it is still carried out again.
         """
         undo, root = self._undo, self._volumes.root
         if mark:
@@ -79,6 +92,8 @@ class Commit:
         yield Step([header, *_gather(meta)], self._volumes.order)
         for buf in meta:
             self._cache.mark_clean(buf)
+        if keep:
+            return
         undo.first = end
         yield Step([self._header(end, undo.next)], [root])
         undo.durable_first = end

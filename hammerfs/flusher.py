@@ -19,7 +19,7 @@ from hammerfs.addr import localize
 from hammerfs.backend import Backend
 from hammerfs.changes import Changes
 from hammerfs.commit import Commit, Step, Write
-from hammerfs.const import REDO_TRUNC, REDO_WRITE, VERSION_REDO
+from hammerfs.const import REDO_TRUNC, REDO_WRITE, UNDO_SECTOR, VERSION_REDO
 from hammerfs.data import plan_read
 from hammerfs.dirty import LOG_LIMIT
 from hammerfs.errors import HammerError
@@ -96,6 +96,10 @@ class Flusher:
         """What kept the newest flush from being made; nothing of it is lost, it is tried again."""
         self._redo_oldest: int | None = None
         """FIFO address of the first REDO record since the last commit."""
+        self._is_restarted = False
+        """Whether the numbers of FIFO records have jumped since the file system was opened."""
+        self._redone: Callable[[], Iterable[RedoRecord]] = tuple
+        """What the FIFO told to do again when it was opened; the first commit has it."""
         self._logging = 0
         self.flush_tid = tids.newest
         """TID of the newest group that is on the media: what it and all before it wrote is visible as of it."""
@@ -122,6 +126,19 @@ class Flusher:
             await join(thread)
         self._slaves.clear()
 
+    async def recover(self, operations: Callable[[], Iterable[RedoRecord]]) -> None:
+        """Finish recovery by a commit, even if nothing has changed. Before it, nothing may be fsynced.
+
+        Args:
+            operations: What was logged before; it has been done again, in memory.
+
+        Raises:
+            HammerError: As `flush`.
+        """
+        self._redone = operations
+        await self._flushed(self._started + 1)
+        await self.settle()
+
     # System calls
 
     def kick(self) -> None:
@@ -139,9 +156,12 @@ class Flusher:
             ReadOnlyError: Nothing may be written since a failure.
             HammerError: They could not be brought there.
         """
+        return await self._flushed(self._started if self._changes.is_empty else self._started + 1)
+
+    async def _flushed(self, target: int) -> int:
+        """Wait for a group of that number; as `flush`."""
         changes = self._changes
         changes.check_sound()
-        target = self._started if changes.is_empty else self._started + 1
         while self._done < target:
             self._wanted = max(self._wanted, target)
             wakeup(self)
@@ -200,7 +220,8 @@ class Flusher:
             and not inode.state & DIRTY_ALL
             and inode.data.nlinks > 0
             and self._volumes.version >= VERSION_REDO
-            and self._undo.free_bytes > self._undo.size // 2
+            and self._is_restarted
+            and self._undo.free_bytes > self._undo.size * 3 // 4
             and self._changes.failed is None
         )
 
@@ -210,11 +231,7 @@ class Flusher:
         records = list(self._redo_records(inode))
         if not records and not self._logging:
             return
-        for record in records:
-            address = self._undo.log_redo(record)
-            if self._redo_oldest is None:
-                self._redo_oldest = address
-                self._undo.log_sync(address)
+        self._lay(records)
         dirty.log_taken()
         self.logs += 1
         self._logging += 1
@@ -225,6 +242,14 @@ class Flusher:
             self._changes.check_sound()
         finally:
             self._logging -= 1
+
+    def _lay(self, records: Iterable[RedoRecord]) -> None:
+        """Lay down REDO records; behind the first one since the last commit, where they begin."""
+        for record in records:
+            address = self._undo.log_redo(record)
+            if self._redo_oldest is None:
+                self._redo_oldest = address
+                self._undo.log_sync(address)
 
     def _redo_records(self, inode: Inode) -> Iterable[RedoRecord]:
         """What was written since the last fsync, and how long the file is now."""
@@ -268,18 +293,20 @@ class Flusher:
     async def _group(self) -> None:
         """One group, and those of files that lose a lot before it."""
         backend = self._backend
+        if not self._is_restarted:
+            await self._restart()
+        tid = self._tids.alloc()
+        while self._changes.failed is None and self._apply(backend.trim, tid):
+            await self._to_media(keep=self._redo_oldest is not None and self._undo.free_bytes > self._undo.size // 4)
+            tid = self._tids.alloc()
+        if self._changes.failed is not None:
+            return
         try:
-            backend.prepare()
+            backend.prepare()  # nobody else may run between this and the change of the tree
         except HammerError as err:
             log.error("flush put off: %s", err)
             self._error = err
             return
-        tid = self._tids.alloc()
-        while self._apply(backend.trim, tid):
-            await self._to_media()
-            if self._changes.failed is not None:
-                return
-            tid = self._tids.alloc()
         if self._apply(backend.apply, tid):
             await self._to_media()
             if self._changes.failed is None:
@@ -301,10 +328,35 @@ class Flusher:
                 raise
             return False
 
-    async def _to_media(self) -> None:
-        self._redo_oldest = None
+    async def _to_media(self, *, keep: bool = False) -> None:
+        if not keep:
+            self._redo_oldest = None
+        await self._run_steps(self._commit.steps(self._undo.next, mark=bool(self._backend.orphans), keep=keep))
+
+    async def _restart(self) -> None:
+        """Before the first commit: let the numbers of FIFO records jump, see `UndoWriter.restart`.
+
+        What recovery was told to do again is told again behind the jump. When the FIFO is too full for that, the
+        first commit goes on behind the records of the last time, and the jump is the second one's.
+        """
+        undo, operations = self._undo, self._redone
+        self._redone = tuple
         try:
-            for step in self._commit.steps(self._undo.next, mark=bool(self._backend.orphans)):
+            need = sum(len(record.data) + UNDO_SECTOR for record in operations())
+            if need > undo.free_bytes - 2 * UNDO_SECTOR:
+                self._redo_oldest = undo.first
+                return
+            self._is_restarted = True
+            undo.restart()
+            self._lay(operations())
+        except HammerError as err:
+            self._fail(err)
+        else:
+            await self._run_steps(self._commit.restart())
+
+    async def _run_steps(self, steps: Iterable[Step]) -> None:
+        try:
+            for step in steps:
                 await self._step(step)
         except HammerError as err:
             self._fail(err)

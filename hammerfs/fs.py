@@ -24,6 +24,7 @@ from hammerfs.freemap import Freemap
 from hammerfs.history import Moment
 from hammerfs.inode import Attr, Inode, Inodes, need_file
 from hammerfs.namei import Namei
+from hammerfs.ondisk.fifo import RedoRecord
 from hammerfs.ondisk.records import PfsData
 from hammerfs.pfs import PfsTable, readlink
 from hammerfs.record import Records
@@ -268,10 +269,13 @@ class HammerFS:
 
     def _redo(self) -> list[Inode]:
         """Stage 2: fsynced writes come back as contents in memory; the files concerned."""
+        return replay(self.inodes, self._operations())
+
+    def _operations(self) -> Iterator[RedoRecord]:
+        """What was logged and has to be carried out again, oldest first."""
         start = self._redo_from()
-        if self.recovery is None or start is None:
-            return []
-        return replay(self.inodes, operations(UndoFifo(self.volumes), self.recovery, start))
+        if self.recovery is not None and start is not None:
+            yield from operations(UndoFifo(self.volumes), self.recovery, start)
 
     def _redo_from(self) -> int | None:
         """FIFO address of the first REDO record that counts."""

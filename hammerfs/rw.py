@@ -75,7 +75,7 @@ class WritableFS(HammerFS):
         self.undo = UndoWriter.from_scan(volumes, self.recovery)
         self.tids = TidCounter(volumes.superblock.vol0_next_tid, self.options.master_id)
         self.alloc = Allocator(volumes, self.cache, self.freemap, self.undo)
-        self.changes = Changes(self.records, self.inodes, self.pfs, self.alloc, self.tids, self.options)
+        self.changes = Changes(self.records, self.inodes, self.pfs, self.alloc, self.tids, self.options, self.undo.size)
         self.namespace = Namespace(self.changes)
         self.files = FileWriter(self.changes)
         mirror = self.options.master_id is not None
@@ -124,7 +124,7 @@ class WritableFS(HammerFS):
             with self.cache.section():
                 self._take_redone()
                 self._find_orphans()
-            await self.flusher.settle()
+            await self.flusher.recover(self._operations)
 
     async def finish(self) -> None:
         """Flush everything and end the flusher's threads. A kernel coroutine.
@@ -256,11 +256,21 @@ class WritableFS(HammerFS):
 
     # Inside
 
+    @property
+    def host(self) -> UpHost:
+        """Runs kernel coroutines for the caller.
+
+        Raises:
+            UsageError: Another host runs the flusher's threads.
+        """
+        if self._up is None:
+            raise UsageError("this file system has a host of its own")
+        return self._up
+
     def _call(self, body: Coroutine[Any, Any, T]) -> T:
         if self._up is None:
             body.close()
-            raise UsageError("a file system with a host of its own is flushed through its flusher")
-        return self._up.call(body)
+        return self.host.call(body)
 
     def _after(self, inode: Inode) -> Inode:
         """After a change: flush when there is enough, or the oldest of it is old enough."""

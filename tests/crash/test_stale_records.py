@@ -1,0 +1,57 @@
+"""Records that a power cut left behind the end of the FIFO's active range never come back to life.
+
+A cut may lose the first sectors of a write to the FIFO and leave the others. The range ends before them, but their
+numbers go on from its end. Once later records have filled the gap, such a tail would follow them, and undo what had
+been committed meanwhile.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from hammerfs.changes import WriteOptions
+from hammerfs.const import BUFMASK, BUFSIZE, UNDO_SECTOR, ZONE_RAW_VOLUME, ZONE_SHIFT
+from hammerfs.device.overlay import OverlayDevice
+from hammerfs.fs import HammerFS
+from hammerfs.ondisk.volume import FIELD_OFFSETS
+from hammerfs.undo_writer import UndoWriter
+from hammerfs.volumes import Volumes
+from tests.enginelab import FIFO, Clock, abandon, assert_sound, fresh, mount, plugged, tree
+
+SMALLEST = 48
+"""Bytes of the smallest record: an interrupted write holds at most as many as fit the FIFO."""
+
+
+def plant(media: OverlayDevice, number: int, off: int) -> None:
+    """The tail of an interrupted write, from a buffer on: a record that takes the root of the tree back."""
+    volumes = Volumes(plugged([media]))
+    writer = UndoWriter(volumes, first=off, next_off=off, seqno=number)
+    writer.save(ZONE_RAW_VOLUME << ZONE_SHIFT | FIELD_OFFSETS["vol0_btree_root"], bytes(8))
+    for volume, byte_off, pieces in writer.take_dirty():
+        volume.dev.pwritev(byte_off, pieces)
+
+
+@pytest.mark.parametrize("version", [4, 7])
+def test_the_tail_of_an_interrupted_write_is_not_undone(version: int) -> None:
+    (media,) = fresh(version)
+    options = WriteOptions(clock=Clock())
+    fs = mount([media], options)
+    fs.create(fs.root(), b"old")
+    fs.sync()
+    number = fs.undo.seqno
+    abandon(fs)
+    fs = mount([media], options)
+    count = 0
+    while fs.undo.next & BUFMASK <= BUFSIZE - UNDO_SECTOR:
+        fs.create(fs.root(), b"new%d" % count)
+        fs.sync()
+        count += 1
+    want = tree(fs)
+    tail = min(fs.undo.seqno, number + FIFO // SMALLEST)
+    abandon(fs)
+    plant(media, tail, (fs.undo.next | BUFMASK) + 1)
+    with HammerFS(plugged([media])) as reader:
+        assert reader.recovery is not None
+        assert not reader.recovery.is_dirty
+        assert tree(reader) == want
+    assert_sound([media])
