@@ -6,13 +6,13 @@ Exit codes: 0, 1 for an error (one line on stderr that names the place), 2 for a
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from hammerfs.errors import HammerError
+from tools.output import output_failed
 from tools.parser import LineParser
 
 INTERRUPTED = 130
@@ -69,10 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HammerError as err:
         print(f"hammer: {args.verb}: {err}", file=sys.stderr)
         return err.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more may reach the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as err:
+        return int(output_failed(f"hammer: {args.verb}", err))
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

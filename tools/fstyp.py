@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from hammerfs.const import MAX_VOLUMES, VERSION_MAX, VERSION_MIN
 from hammerfs.device.open import open_device
 from hammerfs.errors import HammerError
+from hammerfs.ondisk.volume import VolumeOndisk
 from hammerfs.volume import read_header
-from tools.output import json_name, print_json, safe_name
+from tools.output import json_name, output_failed, print_json, safe_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,6 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (VERSION_MIN <= head.vol_version <= VERSION_MAX and 0 <= head.vol_no < MAX_VOLUMES):
         print(f"fstyp_hammer: {args.volume}: version {head.vol_version}, volume {head.vol_no}", file=sys.stderr)
         return 1
+    try:
+        _print(args, head)
+        sys.stdout.flush()
+    except OSError as err:
+        return int(output_failed("fstyp_hammer", err))
+    return 0
+
+
+def _print(args: argparse.Namespace, head: VolumeOndisk) -> None:
     if args.json:
         print_json(
             {
@@ -49,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "volumes": head.vol_count,
             }
         )
-        return 0
+        return
     words = ["hammer"]
     if args.label:
         words.append(safe_name(head.label))
     if args.uuid:
         words.append(str(head.fsid))
     print(" ".join(words))
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any, Final
@@ -70,6 +71,25 @@ def time_text(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return str(int(seconds))
+
+
+def output_failed(prog: str, err: OSError) -> bool:
+    """What a command does about an output that takes no more: tell why, unless its reader has merely seen enough.
+
+    Nothing more reaches standard output after that, so that the end of the process can't fail on it again.
+
+    Args:
+        prog: The command's name, and its verb if it has some.
+        err: What a write raised.
+
+    Returns:
+        Whether it is an error.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(err, BrokenPipeError):
+        return False
+    print(f"{prog}: {err.filename or 'standard output'}: {err.strerror}", file=sys.stderr)
+    return True
 
 
 def print_json(value: Any) -> None:

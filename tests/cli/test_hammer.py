@@ -258,6 +258,29 @@ def test_a_closed_pipe_is_quiet(golden: GoldenStore) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tools.cli", "-f", "", "ls", "/"],
+        ["tools.cli", "-f", "", "--json", "info"],
+        ["tools.cli", "-f", "", "show"],
+        ["tools.cli", "-f", "", "tar"],
+        ["tools.cli", "-f", "", "cat", "/big"],
+        ["tools.fstyp", ""],
+    ],
+)
+def test_an_output_that_is_full_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    b = ImageBuilder()
+    b.file(b"/big", bytes(1 << 20))
+    path = str(image_file(tmp_path, b))
+    root = Path(__file__).resolve().parent.parent.parent
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", *(word or path for word in words)]
+        done = subprocess.run(command, cwd=root, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"(hammer: \w+|fstyp_hammer): standard output: No space left on device\n", done.stderr)
+
+
 def test_fstyp(golden: GoldenStore, tmp_path: Path, capsys: Out) -> None:
     volume = str(golden["fresh-v7"].volumes[0])
     assert fstyp([volume]) == 0

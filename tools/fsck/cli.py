@@ -19,7 +19,7 @@ from hammerfs.recover import scan_fifo
 from hammerfs.undo import UndoFifo
 from hammerfs.volumes import Volumes
 from tools.fsck.check import Summary, run
-from tools.output import json_name, print_json, safe_name
+from tools.output import json_name, output_failed, print_json, safe_name
 
 EXIT_OK = 0
 EXIT_LEFT = 4
@@ -81,9 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HammerError as err:
         print(f"fsck.hammer: {err}", file=sys.stderr)
         return EXIT_OPERATIONAL
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more may reach the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as err:
+        output_failed("fsck.hammer", err)
         return EXIT_OPERATIONAL
     except KeyboardInterrupt:
         print("fsck.hammer: interrupted", file=sys.stderr)
