@@ -59,7 +59,20 @@ _FIELDS = {
     "vol0_btree_root": struct.Struct("<Q"),
 }
 _SMALLEST_RECORD = 48
-_ZEROS = bytes(8)
+
+
+def _end(rec_type: int, nbytes: int) -> bytes:
+    """What follows a body of `nbytes`: padding and tail."""
+    fill = -nbytes & 7
+    size = HEAD_SIZE + nbytes + fill + TAIL_SIZE
+    return bytes(fill) + _TAIL.pack(FIFO_TAIL_SIGNATURE, rec_type, size)
+
+
+_ENDS = {
+    rec_type: [_end(rec_type, nbytes) for nbytes in range(UNDO_SECTOR - HEAD_SIZE - TAIL_SIZE + 1)]
+    for rec_type in (FIFO_TYPE_UNDO, FIFO_TYPE_REDO)
+}
+"""By record type and length of the body: what comes behind the body."""
 
 
 class UndoWriter:
@@ -284,9 +297,8 @@ class UndoWriter:
     def _lay(self, rec_type: int, body: bytes) -> None:
         """Put a record at the append point, where it fits, and go behind it."""
         seq = self.seqno
-        fill = -len(body) & 7
-        size = HEAD_SIZE + len(body) + fill + TAIL_SIZE
-        rest = body + _ZEROS[:fill] + _TAIL.pack(FIFO_TAIL_SIGNATURE, rec_type, size)
+        rest = body + _ENDS[rec_type][len(body)]
+        size = HEAD_SIZE + len(rest)
         head = _HEAD.pack(FIFO_HEAD_SIGNATURE, rec_type, size, seq)
         pos = self.next & BUFMASK
         crc = self._crc(head, 0) ^ self._crc(rest, 0)
