@@ -107,7 +107,8 @@ class MPipe:
         chunk = self.alloc_nowait()
         if chunk is not None:
             return chunk
-        self.waits += 1
+        with self._spin:
+            self.waits += 1
         td = gd.gd_curthread
         self._waiters[td] = None
         try:

@@ -204,8 +204,7 @@ def kfree(chunk: Chunk, mtype: MallocType) -> None:
     use.memuse -= csize
     use.frees += 1
     if sc.debug:
-        chunk.c_last = mtype
-        poison(chunk.mv)
+        _spoil(chunk, mtype)
     chunk.c_type = None
     if zone.z_cpu is sc:
         free = zone.z_lchunks
@@ -299,6 +298,13 @@ async def malloc_uninit(mtype: MallocType) -> None:
         inuse = f"{mtype.ks_inuse} chunks, {mtype.ks_memuse} bytes"
         raise KernelPanic(f"malloc_uninit of type '{mtype.ks_shortdesc}' with {inuse} in use")
     mtype.ks_slab.remove_type(mtype)
+
+
+def _spoil(chunk: Chunk, mtype: MallocType) -> None:
+    """Debug: fill what is freed with the pattern; pages of its own go away, and cannot be written to."""
+    chunk.c_last = mtype
+    if not isinstance(chunk.c_zone, Pages):
+        poison(chunk.mv)
 
 
 def _check_handed_out(chunk: Chunk) -> None:

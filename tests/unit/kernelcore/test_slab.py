@@ -32,7 +32,7 @@ from kernelcore.sched import lwkt_switch, lwkt_user_yield
 from kernelcore.slab import kfree, kmalloc, kmalloc_wait, malloc_uninit, slab_cleanup
 from kernelcore.slabcheck import check_slab
 from kernelcore.slabcpu import CLEANUP_S, Slab, slab_of
-from kernelcore.sleep import tsleep
+from kernelcore.sleep import sleep_until, tsleep, wakeup
 from kernelcore.thread import lwkt_create
 from kernelcore.zone import CHUNK_LIMIT, CHUNK_SIZE, NZONES, SLIDE, ZONE_SIZE, Chunk, Zone, zoneindex
 
@@ -473,6 +473,30 @@ def test_who_waits_for_memory_gets_the_free_zones_of_other_cpus() -> None:
     host.stop()
 
 
+def test_sleep_until_leaves_no_hook_behind_when_its_attempt_fails() -> None:
+    host = SimHost(1)
+    attempts = iter([None, ValueError("no")])
+
+    def attempt() -> str | None:
+        result = next(attempts)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def waker() -> None:
+        wakeup("it")
+
+    async def main() -> None:
+        lwkt_create(waker)
+        with pytest.raises(ValueError, match="no"):
+            await sleep_until("it", attempt, "it")
+        assert "it" not in cpu.gd.gd_tsleep_hash
+        await lwkt_user_yield()
+
+    host.call(main())
+    host.stop()
+
+
 def test_waiting_is_for_threads(machine: Machine) -> None:
     coro = kmalloc_wait(8, machine.mtype)
     with pytest.raises(WrongContext, match=r"kmalloc_wait\(mine\) awaited outside a kernel thread"):
@@ -482,7 +506,9 @@ def test_waiting_is_for_threads(machine: Machine) -> None:
 # ------------------------------------------------------------------- oversized
 
 
-def test_oversized_requests_get_pages_of_their_own(machine: Machine) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+def test_oversized_requests_get_pages_of_their_own(debug: bool) -> None:
+    machine = Machine(debug=debug)
     chunk = machine.get(CHUNK_LIMIT + 1)
     assert len(chunk.mv) == 20480
     assert address(chunk) % 4096 == 0
@@ -500,7 +526,9 @@ def test_oversized_requests_get_pages_of_their_own(machine: Machine) -> None:
     check_slab(machine.slab)
 
 
-def test_oversized_chunks_freed_in_an_ipi_function_are_unmapped_by_a_malloc_that_may_block(machine: Machine) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+def test_oversized_chunks_freed_in_an_ipi_function_are_unmapped_by_a_malloc_that_may_block(debug: bool) -> None:
+    machine = Machine(debug=debug)
     chunk = machine.get(1 << 20)
     with machine.on(1):
         send_ipiq(machine.host.gds[1], lambda _arg, _arg2: machine.free(chunk))
