@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
@@ -83,11 +83,12 @@ def run(cases: list[MountCase], effort: Effort) -> Iterator[Row]:
 def _measure(root: Path, cases: list[MountCase], effort: Effort) -> Iterator[Row]:
     requests = max(20, REQUESTS * effort.sample_ns // _FULL_SAMPLE_NS)
     kinds = dict.fromkeys((name, case.by_read) for case in cases for name in (case.null, case.file))
-    asks = {kind: _asker(root / kind[0], by_read=kind[1]) for kind in kinds}
     samples: dict[tuple[str, bool], list[float]] = {kind: [] for kind in kinds}
-    for _ in range(effort.rounds + 1):
-        for kind, median in zip(kinds, _medians(list(asks.values()), requests), strict=True):
-            samples[kind].append(median)
+    with ExitStack() as files:
+        asks = [_asker(root / name, files, by_read=by_read) for name, by_read in kinds]
+        for _ in range(effort.rounds + 1):
+            for kind, median in zip(kinds, _medians(asks, requests), strict=True):
+                samples[kind].append(median)
     for case in cases:
         ours, null = samples[case.file, case.by_read][1:], samples[case.null, case.by_read][1:]  # the first warms up
         over = statistics.median(a - b for a, b in zip(ours, null, strict=True))
@@ -122,11 +123,11 @@ def _medians(asks: list[Callable[[], object]], requests: int) -> list[float]:
     return [statistics.median(times) for times in took]
 
 
-def _asker(path: Path, *, by_read: bool) -> Callable[[], object]:
-    """Return a function that makes one request of the file."""
+def _asker(path: Path, files: ExitStack, *, by_read: bool) -> Callable[[], object]:
+    """Return a function that makes one request of the file, which `files` closes."""
     if by_read:
-        file = path.open("rb", buffering=0)
-        return lambda: os.pread(file.fileno(), _READ_BYTES, 0)
+        fd = files.enter_context(path.open("rb", buffering=0)).fileno()
+        return lambda: os.pread(fd, _READ_BYTES, 0)
     return lambda: os.stat(path)
 
 
