@@ -9,6 +9,7 @@ from hammerfs.device.faulty import Faults, FaultyDevice
 from hammerfs.errors import DeviceError
 from hammerfs.fs import HammerFS
 from tests.fsck.edit import Edit, base, builder, place
+from tests.fuzz.bases import crashed
 from tools.fsck import check, paths
 from tools.fsck.check import run
 
@@ -49,6 +50,22 @@ def test_an_open_file_system_is_checked_on_its_media() -> None:
     with HammerFS([edit.dev]) as fs:
         assert [finding.code for finding in check(fs)] == ["link-count"]
         assert fs.resolve(b"/linked").data.nlinks == 9
+
+
+def test_a_dirty_file_system_that_is_open_is_checked_as_if_it_were_not() -> None:
+    device = crashed(7)
+    with HammerFS([device]) as fs:
+        assert fs.undone is not None
+        assert [finding.code for finding in check(fs)] == ["dirty"]
+
+
+def test_header_damage_says_where() -> None:
+    edit = Edit()
+    edit.header.vol_no = 999
+    edit.put_header()
+    [finding] = edit.check()
+    assert (finding.code, finding.volume_offset, finding.offset) == ("header-damaged", 0, None)
+    assert str(finding) == "error header-damaged: byte 0: built.img: volume number 999"
 
 
 def test_devices_stay_open() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import cast
 
 from hammerfs.const import BIGBLOCK_SIZE, NODE_SIZE, ZONE_BTREE
 from hammerfs.device.base import Device
@@ -19,6 +21,7 @@ from tools.fsck.phase_btree import TreeWalk
 from tools.fsck.phase_pfs import PfsChecks
 from tools.fsck.phase_records import RecordCheck
 
+What = HammerFS | Spec | Sequence[Spec] | Sequence[Device]
 _CACHE_BYTES = 8 << 20
 
 
@@ -44,7 +47,7 @@ class Summary:
 
 
 def check(
-    what: HammerFS | Spec | Sequence[Spec | Device],
+    what: What,
     *,
     data: bool = False,
     idle: bool = True,
@@ -73,7 +76,7 @@ def check(
 
 
 def run(
-    what: HammerFS | Spec | Sequence[Spec | Device],
+    what: What,
     *,
     data: bool = False,
     idle: bool = True,
@@ -167,19 +170,17 @@ class _Check:
         return Summary(findings, report.total("error"), report.total("note"), records, nodes)
 
 
-def _devices(what: HammerFS | Spec | Sequence[Spec | Device]) -> tuple[list[Device], list[Device]]:
+def _devices(what: What) -> tuple[list[Device], list[Device]]:
     """The devices to look at, and those of them that have been opened here."""
     if isinstance(what, HammerFS):
-        return [_media(volume.dev) for volume in what.volumes], []
-    if isinstance(what, (list, tuple)) and all(isinstance(item, Device) for item in what):
-        return list(what), []
-    opened = open_devices(what)  # type: ignore[arg-type]  # the devices have been sorted out above
+        devices = [volume.dev for volume in what.volumes]
+        if what.undone is not None:  # a reader keeps in overlays what it recovered
+            devices = [dev.lower if isinstance(dev, OverlayDevice) and dev.readonly else dev for dev in devices]
+        return devices, []
+    if not isinstance(what, (str, os.PathLike)) and all(isinstance(item, Device) for item in what):
+        return list(cast("Sequence[Device]", what)), []
+    opened = open_devices(cast("Spec | Sequence[Spec]", what))
     return opened, opened
-
-
-def _media(device: Device) -> Device:
-    """The device below the overlay in which a reader keeps what it recovered."""
-    return device.lower if isinstance(device, OverlayDevice) and device.readonly else device
 
 
 def _no_progress(_phase: str, _done: int, _total: int) -> None:

@@ -19,7 +19,7 @@ from hammerfs.recover import scan_fifo
 from hammerfs.undo import UndoFifo
 from hammerfs.volumes import Volumes
 from tools.fsck.check import Summary, run
-from tools.output import json_name, output_failed, print_json, safe_name
+from tools.output import json_name, output_failed, prepare_output, print_json, safe_name
 
 EXIT_OK = 0
 EXIT_LEFT = 4
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fsck.hammer`; return its exit code."""
+    prepare_output()
     args = build_parser().parse_args(argv)
     try:
         with _Progress(args.progress_fd) as progress:

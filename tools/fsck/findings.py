@@ -132,6 +132,8 @@ class Finding(NamedTuple):
         if self.volume is not None:
             at = "" if self.volume_offset is None else f"+{self.volume_offset}"
             places.append(f"volume {self.volume}{at}")
+        elif self.volume_offset is not None:
+            places.append(f"byte {self.volume_offset}")
         if self.offset is not None:
             places.append(f"offset 0x{self.offset:016x}")
         if self.obj_id is not None:
@@ -200,10 +202,11 @@ class Report:
 
     def add_error(self, code: str, err: HammerError) -> None:
         """Note something that came as an exception."""
-        number = err.volume if isinstance(err.volume, int) else None
-        what = err.what if number is not None or err.volume is None else f"{err.volume}: {err.what}"
+        if err.volume is not None:  # then the offset is one in the volume, not an address
+            self.add(code, f"{err.volume}: {err.what}", volume_offset=err.offset)
+            return
         pfs_id = None if err.localization is None else err.localization >> 16
-        self.add(code, what, offset=err.offset, volume=number, obj_id=err.obj_id, pfs_id=pfs_id)
+        self.add(code, err.what, offset=err.offset, obj_id=err.obj_id, pfs_id=pfs_id)
 
     def total(self, severity: Severity) -> int:
         """How many findings of a severity there were, kept or not."""

@@ -66,6 +66,8 @@ class PfsChecks:
         self.asof = data.sync_end_tid if data is not None and data.is_slave else 0
         if pfs_id and pfs_id not in self._known and not self._is_lost(0):
             self._report.add("pfs-unknown", "records of a PFS that has no record of its own", pfs_id=pfs_id)
+        if pfs_id and data is None:
+            self.lose(pfs_id, pfs_id)  # master or slave: nobody knows as of when it must be consistent
         if pfs_id and data is not None and data.is_deleted:
             self._report.add("pfs-deleted", "records of a PFS that has been destroyed", pfs_id=pfs_id)
 
