@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -19,6 +20,14 @@ from kernelcore.slabcpu import Slab, slab_of
 from kernelcore.sleep import tsleep
 from kernelcore.thread import lwkt_create
 from kernelcore.zone import ZONE_SIZE, Chunk
+from tests.unit.kernelcore.memory import any_cpu, hasty
+
+
+@pytest.fixture(autouse=True)
+def cpu_put_back() -> Iterator[None]:
+    with any_cpu():
+        yield
+
 
 BUF = 16384
 
@@ -156,7 +165,7 @@ def test_who_waits_gets_the_buffer_that_comes_back_not_the_slab() -> None:
 
 def test_thread_host_buffers_are_never_had_twice() -> None:
     ncpus = 3
-    with ThreadHost(ncpus, debug=False) as host:
+    with hasty(), ThreadHost(ncpus, debug=False) as host:
         mtype = MallocType("flush", slab=slab_of(host))
         in_use: dict[Chunk, None] = {}
         pipes: list[MPipe] = []

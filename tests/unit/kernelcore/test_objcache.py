@@ -18,6 +18,13 @@ from kernelcore.panic import KernelPanic, WrongContext
 from kernelcore.sched import lwkt_user_yield
 from kernelcore.sleep import tsleep
 from kernelcore.thread import lwkt_create
+from tests.unit.kernelcore.memory import any_cpu, hasty
+
+
+@pytest.fixture(autouse=True)
+def cpu_put_back() -> Iterator[None]:
+    with any_cpu():
+        yield
 
 
 class Thing:
@@ -286,7 +293,7 @@ def test_thread_host_no_object_is_lost_or_had_twice() -> None:
     ncpus, limit = 3, 12
     maker = Maker()
     in_use: dict[Thing, None] = {}
-    with ThreadHost(ncpus, debug=False) as host:
+    with hasty(), ThreadHost(ncpus, debug=False) as host:
         cache = ObjCache("things", maker.ctor, maker.dtor, limit, 4, domain=host)
 
         async def worker() -> None:

@@ -35,6 +35,13 @@ from kernelcore.slabcpu import CLEANUP_S, Slab, slab_of
 from kernelcore.sleep import sleep_until, tsleep, wakeup
 from kernelcore.thread import lwkt_create
 from kernelcore.zone import CHUNK_LIMIT, CHUNK_SIZE, NZONES, SLIDE, ZONE_SIZE, Chunk, Zone, zoneindex
+from tests.unit.kernelcore.memory import any_cpu, hasty
+
+
+@pytest.fixture(autouse=True)
+def cpu_put_back() -> Iterator[None]:
+    with any_cpu():
+        yield
 
 
 class Machine:
@@ -646,7 +653,7 @@ def test_sysctl_and_slab_rows_count_zones(machine: Machine) -> None:
 
 def test_thread_host_chunks_handed_around_and_freed_elsewhere_keep_their_bytes() -> None:
     ncpus, rounds = 3, 150
-    with ThreadHost(ncpus, debug=False) as host:
+    with hasty(), ThreadHost(ncpus, debug=False) as host:
         slab = Slab(host, cleanup_s=0.01)
         mtype = MallocType("mine", limit=slab.memory, slab=slab)
         boxes: list[list[tuple[Chunk, bytes]]] = [[] for _ in range(ncpus)]
