@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hammerfs.errors import HammerError
-from tools.output import output_failed
+from tools.output import output_failed, prepare_output
 from tools.parser import LineParser
 
 INTERRUPTED = 130

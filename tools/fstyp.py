@@ -11,7 +11,7 @@ from hammerfs.device.open import open_device
 from hammerfs.errors import HammerError
 from hammerfs.ondisk.volume import VolumeOndisk
 from hammerfs.volume import read_header
-from tools.output import json_name, output_failed, print_json, safe_name
+from tools.output import json_name, output_failed, prepare_output, print_json, safe_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fstyp_hammer`; return its exit code."""
+    prepare_output()
     args = build_parser().parse_args(argv)
     try:
         with open_device(args.volume) as device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -73,6 +74,12 @@ def time_text(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
         return str(int(seconds))
 
 
+def prepare_output() -> None:
+    """Let characters that the terminal's character set lacks be printed as escapes, not stop the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def output_failed(prog: str, err: OSError) -> bool:
     """What a command does about an output that takes no more: tell why, unless its reader has merely seen enough.
 
@@ -93,6 +100,6 @@ def output_failed(prog: str, err: OSError) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value and a newline on stdout."""
-    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    """One JSON value and a newline on stdout; what is not ASCII as escapes unless stdout is UTF-8."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
     sys.stdout.write("\n")

@@ -281,6 +281,30 @@ def test_an_output_that_is_full_is_told_in_one_line(tmp_path: Path, words: list[
     assert re.fullmatch(r"(hammer: \w+|fstyp_hammer): standard output: No space left on device\n", done.stderr)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_a_terminal_can_not_show(tmp_path: Path, encoding: str) -> None:
+    b = ImageBuilder()
+    b.file("/\u6f22\u00fc".encode())
+    path = str(image_file(tmp_path, b))
+    outputs = []
+    for words in (["ls", "/"], ["--json", "ls", "/"], ["manifest"], ["show"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.cli", "-f", path, *words],
+            cwd=Path(__file__).resolve().parent.parent.parent,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        outputs.append(done.stdout)
+    assert outputs[0].decode(encoding) == {
+        "ascii": "\\u6f22\\xfc\n", "latin-1": "\\u6f22\u00fc\n", "utf-8": "\u6f22\u00fc\n"
+    }[encoding]  # fmt: skip
+    assert json.loads(outputs[1])[0]["path"] == "/\u6f22\u00fc"
+    assert json.loads(outputs[2])["trees"]["/"][1]["path"] == "/\u6f22\u00fc"
+    assert "\u6f22\u00fc".encode() in outputs[3]
+
+
 def test_fstyp(golden: GoldenStore, tmp_path: Path, capsys: Out) -> None:
     volume = str(golden["fresh-v7"].volumes[0])
     assert fstyp([volume]) == 0
