@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hammer`; return its exit code."""
     args = build_parser().parse_args(_with_range_apart(sys.argv[1:] if argv is None else argv))
+    prepare_output()
     args.quiet, args.verbose = max(args.quiet - args.verbose, 0), max(args.verbose - args.quiet, 0)
     try:
         code: int = args.run(args)
