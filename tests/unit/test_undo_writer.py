@@ -32,6 +32,7 @@ from hammerfs.const import (
     ZONE_UNDO,
 )
 from hammerfs.crc import CrcRule
+from hammerfs.device.faulty import FaultyDevice
 from hammerfs.device.open import open_devices
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.errors import FifoFull, InvalidError
@@ -494,3 +495,19 @@ def test_going_on_in_a_fifo_of_the_original(golden: GoldenStore, name: str) -> N
     assert total == 40 * (NODE_SIZE + 16)
     assert again.next_seq == writer.seqno
     volumes.close()
+
+
+def test_the_fifo_is_not_read_while_it_is_written() -> None:
+    """Only the buffer at the append point is, once."""
+    session = Session(7, 1)
+    counted = FaultyDevice(session.dev)
+    volumes = Volumes([counted])
+    scan = scan_fifo(UndoFifo(volumes), 7)
+    before = counted.counts.bytes_read
+    writer = UndoWriter.from_scan(volumes, scan)
+    assert counted.counts.bytes_read - before == BUFSIZE
+    for node in range(50):
+        writer.save(ZONE_BTREE << ZONE_SHIFT | node * NODE_SIZE, bytes(NODE_SIZE))
+        if node % 10 == 0:
+            writer.take_dirty()
+    assert counted.counts.bytes_read - before == BUFSIZE
