@@ -29,7 +29,7 @@ class _Verb(LineParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
-    from tools import cmd_copy, cmd_info, cmd_raw, cmd_tree
+    from tools import cmd_copy, cmd_info, cmd_raw, cmd_snap, cmd_tree
 
     parser = LineParser(
         prog="hammer",
@@ -56,13 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_tree.add_parsers(verbs)
     cmd_copy.add_parsers(verbs)
     cmd_raw.add_parsers(verbs)
+    cmd_snap.add_parsers(verbs)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hammer`; return its exit code."""
-    args = build_parser().parse_args(_with_range_apart(sys.argv[1:] if argv is None else argv))
     prepare_output()
+    args = build_parser().parse_args(_with_range_apart(sys.argv[1:] if argv is None else argv))
     args.quiet, args.verbose = max(args.quiet - args.verbose, 0), max(args.verbose - args.quiet, 0)
     try:
         code: int = args.run(args)

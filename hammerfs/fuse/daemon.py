@@ -16,12 +16,15 @@ from hammerfs.device.open import open_devices
 from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.fuse import loop
-from hammerfs.fuse.mountpoint import check_mountpoint, detach, raise_read_ahead, unmount
+from hammerfs.fuse.control import ControlServer
+from hammerfs.fuse.mountpoint import check_mountpoint, detach, device_number, raise_read_ahead, unmount
 from hammerfs.fuse.operations import Operations
 from hammerfs.fuse.options import MountOptions
 from hammerfs.fuse.service import Service
 from hammerfs.fuse.write_operations import WritableOperations
+from hammerfs.maint.verbs import Context
 from hammerfs.rw import WritableFS
+from hammerfs.vfs.control_proto import runtime_dir, socket_name
 from hammerfs.vfs.vfs import Look, Vfs
 from hammerfs.viewspec import parse_asof, parse_pfs
 from kernelcore.host.iocpu import IoCpu
@@ -52,7 +55,7 @@ def serve(volumes: Sequence[str], mountpoint: str, options: MountOptions, ready:
         MountFailed: It can't be mounted there.
         HammerError: The volumes can't be opened, or not everything could be flushed at the end.
     """
-    mountpoint = os.path.abspath(mountpoint)  # the daemon leaves the current directory
+    mountpoint = os.path.realpath(mountpoint)  # now: later the daemon would ask itself
     check_mountpoint(mountpoint)
     mount = _Mount(volumes, mountpoint, options, ready)
     try:
@@ -129,22 +132,29 @@ class _Mount:
         try:
             vfs = Vfs(fs, self._look(fs))
             fs.cache.inline = False
-            operations = (
-                WritableOperations(vfs, service, fs) if isinstance(fs, WritableFS) else Operations(vfs, service)
-            )
-            await self._until_unmounted(operations, service)
+            if isinstance(fs, WritableFS):
+                operations = WritableOperations(vfs, service, fs)
+                control = ControlServer(Context(fs, vfs.root.pfs_id), host, operations.write_back)
+                await self._until_unmounted(operations, service, control)
+            else:
+                await self._until_unmounted(Operations(vfs, service), service)
         finally:
             if isinstance(fs, WritableFS):
                 with trio.CancelScope(shield=True):
                     await host.syscall(fs.finish(), "unmount")
 
-    async def _until_unmounted(self, operations: Operations, service: Service) -> None:
-        loop.install(pyfuse3, lambda: not service.waiting)
+    async def _until_unmounted(
+        self, operations: Operations, service: Service, control: ControlServer | None = None
+    ) -> None:
+        loop.install(pyfuse3, lambda: not service.waiting and not (control and control.busy))
         async with trio.open_nursery() as nursery:
             await nursery.start(self._end_by_signal)
             self._mount(operations)
             try:
                 nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, self._mountpoint)
+                device = device_number(self._mountpoint)
+                if control is not None and device is not None:
+                    nursery.start_soon(control.serve, runtime_dir(os.geteuid()) / socket_name(device))
                 self._ready()
                 _quiet_collector()
                 await pyfuse3.main()

@@ -44,17 +44,26 @@ def check_mountpoint(mountpoint: str) -> None:
 
 
 def raise_read_ahead(mountpoint: str) -> None:
-    """Let the kernel read ahead in larger requests; only root on Linux may, and elsewhere nothing happens.
+    """Let the kernel read ahead in larger requests below a real path; only root on Linux may.
 
     Blocks: the kernel may wait for the file system meanwhile.
     """
-    device = _device_of(os.path.realpath(mountpoint))
+    device = _device_of(mountpoint)
     if device is None:
         return
     try:
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB), encoding="ascii")
     except OSError as err:
         log.debug("read-ahead stays as it is: %s", err)
+
+
+def device_number(mountpoint: str) -> int | None:
+    """st_dev of what is mounted at a real path; None where this host tells only by asking the file system itself."""
+    device = _device_of(mountpoint)
+    if device is None:
+        return None
+    major, minor = device.split(":")
+    return os.makedev(int(major), int(minor))
 
 
 def unmount(mountpoint: str) -> bool:

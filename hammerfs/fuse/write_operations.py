@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, RequestContext, SetattrFields
 
 from hammerfs.const import (
@@ -63,6 +65,8 @@ class WritableOperations(Operations):
         self._fs = fs
         self._unlinked: dict[int, Inode] = {}
         """Objects without a name that the kernel still knows, by number: they live until it forgets them."""
+        self._writers: Counter[int] = Counter()
+        """How often each file is open for writing, by number: the kernel may hold data of these."""
 
     # Names
 
@@ -209,6 +213,7 @@ class WritableOperations(Operations):
         node = self._nodes.get(attrs.st_ino)
         assert isinstance(node, ObjectNode)
         self._fs.hold(self._vfs.inode(node))
+        self._writers[attrs.st_ino] += 1
         return FileInfo(fh=FileHandleT(attrs.st_ino), keep_cache=True), attrs
 
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
@@ -223,6 +228,7 @@ class WritableOperations(Operations):
             await self._change(self._fs.truncate, found, 0)
             self._touched(inode)
         self._fs.hold(found)
+        self._writers[inode] += 1
         return FileInfo(fh=FileHandleT(inode), keep_cache=True)
 
     async def release(self, fh: FileHandleT) -> None:
@@ -230,6 +236,9 @@ class WritableOperations(Operations):
         node = self._nodes.get(InodeT(fh))
         if node is not None and _is_live(node):
             self._fs.release(await self._inode(node))
+            self._writers[fh] -= 1
+            if not self._writers[fh]:
+                del self._writers[fh]
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write to a file."""
@@ -245,6 +254,11 @@ class WritableOperations(Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Make a directory durable."""
         await self._sync(InodeT(self._dirs[fh].node.number))
+
+    async def write_back(self) -> None:
+        """Have the kernel hand over what it holds unwritten of files that are open."""
+        for number in list(self._writers):
+            await trio.to_thread.run_sync(_write_back, number)
 
     # Inside
 
@@ -334,6 +348,15 @@ class WritableOperations(Operations):
         if _is_past(opened.node):
             return await super()._page_at(opened, position)
         return await self._answer(self._make_page, opened.node, position)
+
+
+def _write_back(number: int) -> None:
+    """Forgetting a file's pages makes the kernel write the unwritten ones first. Blocks until we have them."""
+    try:
+        pyfuse3.invalidate_inode(InodeT(number))
+    except OSError as err:
+        if err.errno != errno.ENOENT:  # the kernel has forgotten the file meanwhile: it holds nothing of it
+            raise
 
 
 def _is_live(node: Node) -> bool:

@@ -1,0 +1,68 @@
+"""The control socket of a mount, for both ends: where it is, and how messages look on it.
+
+A message is one line of JSON: a request ``{"verb": NAME, "args": {...}}``, a reply ``{"result": ...}`` or
+``{"error": TEXT, "errno": N, "exit_code": N}``. The socket is named after the mount's device number, so that any path
+inside the mount leads to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hammerfs.errors import HammerError
+
+MAX_LINE = 1 << 20
+"""Bytes of the longest message."""
+_SYSTEM_DIR = Path("/run/hammerfs")
+
+
+class RemoteError(HammerError):
+    """What the daemon answered."""
+
+    def __init__(self, reply: dict[str, Any]) -> None:
+        super().__init__(str(reply.get("error")))
+        self.errno = int(reply.get("errno", self.errno))
+        self.exit_code = int(reply.get("exit_code", self.exit_code))
+
+
+def runtime_dir(uid: int) -> Path:
+    """Where the daemon of a user keeps its sockets."""
+    if uid == 0:
+        return _SYSTEM_DIR
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(given, "hammerfs") if given else Path(f"/tmp/hammerfs-{uid}")
+
+
+def socket_name(device: int) -> str:
+    """Name of the socket of the mount with a device number (st_dev of anything in it)."""
+    return f"{os.major(device)}:{os.minor(device)}.sock"
+
+
+def sockets_for(device: int) -> Iterator[Path]:
+    """Where the socket of a mount may be: root's place, then that of the user who asks."""
+    for folder in dict.fromkeys((_SYSTEM_DIR, runtime_dir(os.geteuid()))):
+        yield folder / socket_name(device)
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as it goes over the socket."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """A message that came over the socket.
+
+    Raises:
+        HammerError: It is none.
+    """
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise HammerError("malformed message on the control socket")
+    return message
