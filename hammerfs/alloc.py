@@ -279,7 +279,7 @@ class Allocator:
             or block.user != cursor.zone
             or end > cursor.stop
             or ((pos ^ end - 1) >> _BUFSHIFT and nbytes <= BUFSIZE)
-            or not nbytes
+            or not 0 < nbytes <= XBUFSIZE
         ):
             return self._scan(cursor, nbytes)
         return block, pos

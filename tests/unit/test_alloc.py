@@ -327,9 +327,10 @@ def test_damage_is_found() -> None:
         space.alloc.free(off, 2 * BUFSIZE)
     with pytest.raises(CorruptError, match="span that does not exist"):
         space.alloc.free(encode(ZONE_META, 9, 0), 16)
-    for nbytes in (0, -20, XBUFSIZE + 1):
-        with pytest.raises(InvalidError, match="an extent has 1"):
-            space.alloc.alloc(ZONE_META, nbytes)
+    for zone in (ZONE_META, ZONE_LARGE_DATA):  # the first has to look for a place, the second knows it
+        for nbytes in (0, -20, XBUFSIZE + 1):
+            with pytest.raises(InvalidError, match="an extent has 1"):
+                space.alloc.alloc(zone, nbytes)
     found = space.freemap.find_layer2(off)
     assert found is not None
     entry, where = found
