@@ -15,7 +15,9 @@ from hammerfs.fs import HammerFS
 from hammerfs.history import Moment, data_history
 from hammerfs.keys import namekey0, namekey1
 from hammerfs.ondisk.records import PfsData
+from hammerfs.snapshot import Snapshot
 from tools.output import json_name, print_json, safe_name, size_text, time_text
+from tools.session import open_session
 from tools.target import add_view_options, find, open_fs, parse_pfs_or_path
 
 VERSIONS = {
@@ -168,10 +170,7 @@ def run_pfs_status(args: argparse.Namespace) -> int:
 
 def run_snapls(args: argparse.Namespace) -> int:
     """Print the snapshot records of one PFS by TID."""
-    with open_fs(args) as fs:
-        pfs_id = parse_pfs_or_path(fs, args.pfs or args.where)
-        snaps = fs.snapshots(pfs_id)
-        place = fs.volumes.superblock.label
+    pfs_id, place, snaps = _snapshots(args)
     if args.json:
         print_json([{"tid": f"0x{s.tid:016x}", "ts_us": s.ts_us, "label": json_name(s.label)} for s in snaps])
         return 0
@@ -180,6 +179,19 @@ def run_snapls(args: argparse.Namespace) -> int:
     for snap in snaps:
         print(f"0x{snap.tid:016x}\t{time_text(snap.ts_us // 1_000_000)}\t{safe_name(snap.label) or '-'}")
     return 0
+
+
+def _snapshots(args: argparse.Namespace) -> tuple[int, bytes, list[Snapshot]]:
+    """PFS, name of the file system, and snapshots: of volumes, or of the mount that holds a path."""
+    if args.volumes:
+        with open_fs(args) as fs:
+            pfs_id = parse_pfs_or_path(fs, args.pfs or args.where)
+            return pfs_id, fs.volumes.superblock.label, fs.snapshots(pfs_id)
+    with open_session(args, args.where) as session:
+        found = session.run("snapls", args.where)
+        rows = found["snapshots"]
+        snaps = [Snapshot(int(row["tid"], 16), row["ts_us"], os.fsencode(row["label"])) for row in rows]
+        return found["pfs"], os.fsencode(session.place), snaps
 
 
 def run_config(args: argparse.Namespace) -> int:
