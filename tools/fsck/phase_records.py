@@ -91,7 +91,7 @@ class RecordCheck:
 
     def leaf(self, off: int, left: Key, right: Key, body: bytes, mirror_tid: int) -> None:
         """Check one leaf."""
-        check_type = self._types.check
+        checks, asof = self._types.by_type, self._pfss.asof
         zones, block, used = self._zones, self._block, self._used
         last, last_delete = self._last, self._last_delete
         lower, top = KEY_MIN, 0
@@ -101,7 +101,7 @@ class RecordCheck:
             at = (lo, obj_id, rec_type, key, create_tid or TID_INFINITE)
             if lo != self._localization:
                 self._enter(lo)
-                zones = self._zones
+                zones, asof = self._zones, self._pfss.asof
             if at <= lower or btype != BTREE_TYPE_RECORD or not create_tid or 0 < delete_tid <= create_tid:
                 self._faults(elm, off, in_order=at > lower)
             if key == last[3] and obj_id == last[1] and (not last_delete or last_delete > create_tid):
@@ -112,6 +112,7 @@ class RecordCheck:
                 top = create_tid
             if delete_tid > top:
                 top = delete_tid
+            live = not delete_tid if not asof else create_tid <= asof and (not delete_tid or asof < delete_tid)
             pos = data_offset & BUFMASK
             # Most payloads are small and lie in the big-block of the one before, whose counters are at hand.
             if (
@@ -126,10 +127,10 @@ class RecordCheck:
                     used[1] = end
                 if self._data is not None and rec_type == RECTYPE_DATA:
                     self._data.add(elm)
-                check_type(elm, off)
+                checks[rec_type](elm, off, live)
             elif self._place(elm, off):
                 block, used = self._block, self._used
-                check_type(elm, off)
+                checks[rec_type](elm, off, live)
         if self._data is not None:
             self._data.flush()
         self._last, self._last_delete = last, last_delete

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hammerfs.addr import pfs_of
 from hammerfs.const import (
     BUFMASK,
@@ -25,8 +27,10 @@ from hammerfs.const import (
     RECTYPE_DATA,
     RECTYPE_DB,
     RECTYPE_DIRENTRY,
+    RECTYPE_EXT,
     RECTYPE_FIX,
     RECTYPE_INODE,
+    RECTYPE_PERM,
     RECTYPE_PFS,
     RECTYPE_SNAPSHOT,
     XBUFSIZE,
@@ -50,7 +54,6 @@ from tools.fsck.phase_pfs import Elm, PfsChecks
 
 _BUFSHIFT = BUFSIZE.bit_length() - 1
 _FILES = frozenset({OBJTYPE_REGFILE, OBJTYPE_DBFILE})
-_FILE_RECORDS = frozenset({RECTYPE_DATA, RECTYPE_DB})
 _DIR_CAPS = frozenset(
     local | algorithm for local in (0, CAP_DIR_LOCAL_INO) for algorithm in range(CAP_DIRHASH_ALG1 + 1)
 )
@@ -59,8 +62,6 @@ _NO_CAPS = frozenset({0})
 _WINDOW0, _WINDOW1 = 0xFFFFFFFF, 0xFFFFFF
 """How far from its hash a name may be kept, by algorithm."""
 _NO_NAMES = frozenset({b".", b".."})
-_UNOWNED = frozenset({RECTYPE_PFS, RECTYPE_SNAPSHOT, RECTYPE_CONFIG})
-"""Records of the PFS as a whole: on object 1, also where there is no root directory yet."""
 
 
 class TypeChecks:
@@ -80,7 +81,6 @@ class TypeChecks:
         self._kept = ctx.buffers.kept
         self._objects = Objects()
         self._entries = Entries()
-        self._asof = 0
         self._obj_id = 0
         """Object whose records come at the moment."""
         self._owner: Object | None = None
@@ -91,52 +91,40 @@ class TypeChecks:
         self._base = -1
         """Hash of the last live entry's name, and the names with that hash so far."""
         self._names: set[bytes] = set()
+        self.by_type: dict[int, Callable[[Elm, int, bool], None]] = {
+            RECTYPE_INODE: self._inode,
+            RECTYPE_DATA: self._data,
+            RECTYPE_DB: self._data,
+            RECTYPE_DIRENTRY: self._direntry,
+            RECTYPE_FIX: self._fix,
+            RECTYPE_EXT: self._other,
+            RECTYPE_PERM: self._other,
+            RECTYPE_PFS: self._whole_pfs,
+            RECTYPE_SNAPSHOT: self._whole_pfs,
+            RECTYPE_CONFIG: self._whole_pfs,
+        }
+        """Checks for a record whose payload can be where it says: the element, the address of its leaf, whether the
+        record lives (of a slave: lived at the last synchronisation)."""
 
     def enter(self) -> None:
         """The records of another localization begin."""
-        self._objects, self._entries, self._asof = self._pfss.objects, self._pfss.entries, self._pfss.asof
-        self._next_object(0, RECTYPE_INODE)
+        self._objects, self._entries = self._pfss.objects, self._pfss.entries
+        self._next_object(0)
 
-    def check(self, elm: Elm, off: int) -> None:
-        """Check a record whose payload can be where it says.
-
-        Args:
-            elm: The element.
-            off: Address of its leaf.
-        """
-        obj_id, delete_tid, rec_type, asof = elm[0], elm[3], elm[4], self._asof
-        if obj_id != self._obj_id:
-            self._next_object(obj_id, rec_type)
-        live = not delete_tid if not asof else elm[2] <= asof and (not delete_tid or asof < delete_tid)
-        if rec_type == RECTYPE_INODE:
-            self._inode(elm, off, live=live)
-        elif rec_type in _FILE_RECORDS:
-            self._data(elm, off, live=live)
-        else:
-            if live and self._owner is None and rec_type not in _UNOWNED and not self._pfss.is_lost:
-                self._add("record-orphan", f"record type 0x{rec_type:02x} of an object without inode", elm, off)
-            payload = self._payload(elm, off)
-            if rec_type == RECTYPE_DIRENTRY:
-                self._direntry(elm, off, payload, live=live)
-            elif rec_type == RECTYPE_FIX:
-                self._fix(elm, off, live=live)
-            elif rec_type == RECTYPE_PFS:
-                self._pfss.pfs_record(elm, off, payload)
-            elif rec_type == RECTYPE_SNAPSHOT:
-                self._pfss.snapshot(elm, off, payload)
-            elif rec_type == RECTYPE_CONFIG:
-                self._pfss.config(elm, off, payload)
-
-    def _next_object(self, obj_id: int, rec_type: int) -> None:
-        """The records of another object begin, in its class 1 with the inode."""
+    def _next_object(self, obj_id: int) -> None:
+        """The records of another object begin, and not with its inode."""
         self._obj_id = obj_id
-        self._owner = self._caps = None
+        self._owner = owner = self._objects.seek(obj_id)
+        self._caps = None if owner is None else owner.caps
         self._live_end = 0
         self._base = -1
-        if rec_type != RECTYPE_INODE:
-            self._owner = self._objects.seek(obj_id)
-            if self._owner is not None:
-                self._caps = self._owner.caps
+
+    def _owned(self, elm: Elm, off: int, live: bool) -> None:
+        """A live record must have a live inode."""
+        if elm[0] != self._obj_id:
+            self._next_object(elm[0])
+        if live and self._owner is None and not self._pfss.is_lost:
+            self._add("record-orphan", f"record type 0x{elm[4]:02x} of an object without inode", elm, off)
 
     def _payload(self, elm: Elm, off: int) -> bytes | None:
         """A payload that fits a buffer, verified; None and a finding when it can't be trusted."""
@@ -162,7 +150,11 @@ class TypeChecks:
 
     # Inodes
 
-    def _inode(self, elm: Elm, off: int, *, live: bool) -> None:
+    def _inode(self, elm: Elm, off: int, live: bool) -> None:
+        if elm[0] != self._obj_id:
+            self._obj_id = elm[0]
+            self._owner = self._caps = None
+            self._base = -1
         if elm[1]:
             self._add("record-place", f"inode with key {elm[1]}", elm, off)
         if not elm[3]:
@@ -206,7 +198,9 @@ class TypeChecks:
 
     # Directory entries
 
-    def _direntry(self, elm: Elm, off: int, payload: bytes | None, *, live: bool) -> None:
+    def _direntry(self, elm: Elm, off: int, live: bool) -> None:
+        self._owned(elm, off, live)
+        payload = self._payload(elm, off)
         if payload is not None and len(payload) <= DIRENTRY_HEAD:
             self._add("dirent-field", f"directory entry of {len(payload)} bytes", elm, off)
             payload = None
@@ -255,7 +249,9 @@ class TypeChecks:
 
     # Files and symbolic links
 
-    def _data(self, elm: Elm, off: int, *, live: bool) -> None:
+    def _data(self, elm: Elm, off: int, live: bool) -> None:
+        if elm[0] != self._obj_id:
+            self._next_object(elm[0])
         key, data_len, owner = elm[1], elm[11], self._owner
         base = key - data_len
         full = BUFSIZE if base < XDEMARC else XBUFSIZE
@@ -279,7 +275,8 @@ class TypeChecks:
         elif base >= owner.size:
             self._add("data-beyond-end", f"data at file offset {base}, the file has {owner.size} bytes", elm, off)
 
-    def _fix(self, elm: Elm, off: int, *, live: bool) -> None:
+    def _fix(self, elm: Elm, off: int, live: bool) -> None:
+        self._other(elm, off, live)
         owner = self._owner
         if not live or owner is None or owner.is_damaged:
             return
@@ -288,6 +285,23 @@ class TypeChecks:
         elif elm[11] != owner.size:
             self._add("symlink-target", f"target of {elm[11]} bytes, the inode says {owner.size}", elm, off)
         self._objects.has_fix.add(elm[0])
+
+    # Everything else
+
+    def _other(self, elm: Elm, off: int, live: bool) -> None:
+        """A record of an object of which only the payload is known."""
+        self._owned(elm, off, live)
+        self._payload(elm, off)
+
+    def _whole_pfs(self, elm: Elm, off: int, _live: bool) -> None:
+        """A record of a PFS as a whole: on object 1, also where there is no root directory yet."""
+        payload = self._payload(elm, off)
+        if elm[4] == RECTYPE_PFS:
+            self._pfss.pfs_record(elm, off, payload)
+        elif elm[4] == RECTYPE_SNAPSHOT:
+            self._pfss.snapshot(elm, off, payload)
+        else:
+            self._pfss.config(elm, off, payload)
 
     def _add(self, code: str, what: str, elm: Elm, off: int) -> None:
         self._report.add(code, what, offset=off, obj_id=elm[0], pfs_id=pfs_of(elm[7]))
