@@ -7,7 +7,9 @@ earlier one.
 
 Two modes. *Bounded* (simulator, ThreadHost): 32 slots; a sender that finds more than half in use spins, processing its
 own queues, until a quarter is left. *Unbounded* (one OS thread carries all CPUs, so a target cannot run while the
-source spins): nobody waits in send, and a wait processes the target's queue, which stands for its interrupt.
+source spins): a target at rest takes its interrupt at once, within the send, as its processor would; one that is within
+an interrupt itself, or has entries before this one, takes it from its queue; nobody waits in send, and a wait processes
+the target's queue.
 
 Functions run in a critical section with the nesting level raised: they may schedule, wake and send, never block.
 """
@@ -65,6 +67,19 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
         _call_here(gd, fn, arg1, arg2)
         return 0
     q = gd.gd_ipiq[target.gd_cpuid]
+    idle = target.gd_idlethread
+    if not q.signals and target.gd_curthread is idle and not target.gd_intr_nesting_level and not target.gd_ipimask:
+        # One OS thread, and the target is at rest with nothing before this: it takes its interrupt at once.
+        q.windex = q.rindex = seq = q.windex + 1
+        cpu.gd = target
+        target.gd_intr_nesting_level = idle.td_critcount = 1
+        try:
+            fn(arg1, arg2)
+        finally:
+            target.gd_intr_nesting_level = idle.td_critcount = 0
+            cpu.gd = gd
+        q.xindex = seq
+        return seq  # type: ignore[no-any-return]
     if q.windex - q.rindex > q.high:
         td = gd.gd_curthread
         td.td_critcount += 1

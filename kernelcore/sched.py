@@ -77,14 +77,14 @@ def assert_can_block(gd: GlobalData, what: str) -> None:
             while mastering a cpusync.
     """
     td = gd.gd_curthread
-    if td.td_flags & TDF_IDLE:
-        raise WrongContext(f"{what} awaited outside a kernel thread: enter through the host's syscall")
     if gd.gd_spinlocks:
         raise WrongContext(f"{what} with a spinlock held in {thread_label(td)}")
     if td.td_cscount:
         raise WrongContext(f"{what} while mastering a cpusync in {thread_label(td)}")
     if gd.gd_intr_nesting_level:
         raise WrongContext(f"{what} in an IPI function or hard section under {thread_label(td)}: may not block")
+    if td.td_flags & TDF_IDLE:
+        raise WrongContext(f"{what} awaited outside a kernel thread: enter through the host's syscall")
 
 
 # ------------------------------------------------------------------ run queue

@@ -43,7 +43,6 @@ T = TypeVar("T")
 
 PUMP_SWITCHES: Final = 256
 PUMP_SECONDS: Final = 200e-6
-VISIT_SWITCHES: Final = 64  # most of them on one CPU before the next one has its turn
 CLOCK_EVERY: Final = 16  # switches between two looks at the clock
 
 
@@ -142,7 +141,6 @@ class Domain:
         deadline = self._deadline
         posted = self._posted
         gds = self._visit
-        quantum = left if len(gds) == 1 else VISIT_SWITCHES  # one busy CPU must not starve the others
         over = False
         last = now = clock()
         while True:
@@ -157,10 +155,7 @@ class Domain:
                 idle = False
                 cpu.gd = gd
                 began = left
-                enough = left - quantum
-                if enough < 0:
-                    enough = 0
-                while left > enough:
+                while left > 0:
                     if gd.gd_ipimask or gd.gd_reqflags:
                         gd.gd_curthread = gd.gd_idlethread
                         process_ipiq()
@@ -208,7 +203,7 @@ class Domain:
                 gd.gd_curthread = gd.gd_idlethread
                 gd.gd_cnt.v_swtch += began - left
                 if over or not left:
-                    if len(gds) > 1:  # the others come first next time
+                    if len(gds) > 1:  # the others come first next time: a busy CPU must not starve them
                         here = gds.index(gd) + 1
                         self._visit = gds[here:] + gds[:here]
                     return False

@@ -21,7 +21,7 @@ from kernelcore.host import trio_host
 from kernelcore.host.domain import PUMP_SWITCHES
 from kernelcore.host.iocpu import IoCpu
 from kernelcore.host.trio_host import SWITCH_INTERVAL, HostStopped, TrioHost
-from kernelcore.ipiq import send_ipiq
+from kernelcore.ipiq import send_ipiq_passive
 from kernelcore.msgport import LwktMsg, domsg, initmsg, initmsg_abortable, lwkt_port, replymsg, service_loop
 from kernelcore.panic import KernelPanic, WrongContext
 from kernelcore.sched import lwkt_migratecpu, lwkt_user_yield, lwkt_yield, should_yield
@@ -462,7 +462,7 @@ def _in_a_completion(host: TrioHost) -> None:
 
 
 def _in_an_ipi_function(host: TrioHost) -> None:
-    host.syscall_plain(send_ipiq, host.gds[1], lambda _a, _b: 1 // 0)
+    host.syscall_plain(send_ipiq_passive, host.gds[1], lambda _a, _b: 1 // 0)
 
 
 def _in_a_timer(host: TrioHost) -> None:
