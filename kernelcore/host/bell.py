@@ -12,19 +12,20 @@ import select
 from typing import Final
 
 _ONE: Final = (1).to_bytes(8, "little")
-_BYTES: Final = 4096  # a pipe gives back all rings at once, as an eventfd does
 
 
 class Bell:
     """Rung by any OS thread, waited for by one."""
 
-    __slots__ = ("_poll", "_read", "_write")
+    __slots__ = ("_poll", "_read", "_size", "_write")
 
     def __init__(self) -> None:
         if hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC)
+            self._size = len(_ONE)
         else:
             self._read, self._write = os.pipe()
+            self._size = 512 * len(_ONE)  # all rings at once, as an eventfd gives them back
         self._poll = select.poll()
         self._poll.register(self._read, select.POLLIN)
 
@@ -35,7 +36,7 @@ class Bell:
     def wait(self, seconds: float | None = None) -> None:
         """Return when it has been rung since the last wait, or after `seconds`; may return early."""
         if seconds is None or self._poll.poll(max(0.0, seconds) * 1000):
-            os.read(self._read, _BYTES)
+            os.read(self._read, self._size)
 
     def close(self) -> None:
         """Nobody rings or waits any more."""

@@ -25,7 +25,7 @@ from kernelcore.defs import RQF_TIMER, TDF_NOSTART
 from kernelcore.globaldata import GlobalData, cpu, use_plain_slot, use_thread_local
 from kernelcore.host.bell import Bell
 from kernelcore.host.domain import Domain
-from kernelcore.ipiq import look_before_halt
+from kernelcore.ipiq import look_before_halt, process_ipiq
 from kernelcore.panic import KernelPanic, thread_label
 from kernelcore.sched import lwkt_schedule, thread_state
 from kernelcore.switch import pick, resume
@@ -225,50 +225,53 @@ class ThreadHost(Domain):
 
     def _run_cpu(self, gd: GlobalData) -> None:
         cpu.gd = gd
+        bells = self._to_ring[gd.gd_cpuid]
         try:
             while not self._stopping:
-                self._step(gd)
+                if self._posted and not gd.gd_cpuid:
+                    self._drain()
+                if gd.gd_ipimask:
+                    process_ipiq()
+                if gd.gd_reqflags or gd.gd_callouts:
+                    self._take_interrupts(gd)
+                if gd.gd_runmask:
+                    self._run_best(gd)
+                    while bells:
+                        bells.pop().ring()
+                else:
+                    self._halt(gd, bells)
         except BaseException as exc:  # noqa: BLE001 - the whole machine stops, and whoever waits for it hears why
             self._error = exc
             self._news.set()
 
-    def _step(self, gd: GlobalData) -> None:
-        """Take interrupts, then run the best thread up to its next trap; or wait where there is neither."""
-        if self._posted and not gd.gd_cpuid:
-            self._drain()
+    def _take_interrupts(self, gd: GlobalData) -> None:
         if gd.gd_callouts and gd.gd_callouts[0][0] <= self.clock():
             gd.gd_reqflags |= RQF_TIMER
-        if gd.gd_ipimask or gd.gd_reqflags:
+        if gd.gd_reqflags:
             splz()
+
+    def _run_best(self, gd: GlobalData) -> None:
+        """Run the best thread that can have its tokens, up to its next trap; if there is none, let others run."""
         td = pick(gd)
         if td is None:
-            if gd.gd_runmask:  # ready threads, whose tokens run with others
-                self.spin(gd)
-            else:
-                self._halt(gd)
+            self.spin(gd)
             return
         began = self.clock()
         resume(self, gd, td)
         if self.stats:
             td.td_cputime += self.clock() - began
-        self._ring(gd)
 
-    def _halt(self, gd: GlobalData) -> None:
+    def _halt(self, gd: GlobalData, bells: list[Bell]) -> None:
         """Say idle, look again, wait: what came before the word is seen here, what comes after it rings."""
         me = gd.gd_cpuid
         gd.gd_cnt.v_idle += 1
         self._idle[me] = True
-        self._ring(gd)
-        if not self._found_work(gd):
-            self._bells[me].wait(self._seconds_to_timer(gd))
+        while bells:
+            bells.pop().ring()
+        if not (look_before_halt(gd) or gd.gd_reqflags or self._stopping or (self._posted and not me)):
+            deadline = next_deadline(gd) if gd.gd_callouts else None
+            self._bells[me].wait(None if deadline is None else deadline - self.clock())
         self._idle[me] = False
-
-    def _found_work(self, gd: GlobalData) -> bool:
-        return bool(look_before_halt(gd) or gd.gd_reqflags or self._stopping or (self._posted and not gd.gd_cpuid))
-
-    def _seconds_to_timer(self, gd: GlobalData) -> float | None:
-        deadline = next_deadline(gd)
-        return None if deadline is None else deadline - self.clock()
 
     def _wake(self, gd: GlobalData) -> None:
         """From an OS thread that is no CPU."""
@@ -296,11 +299,6 @@ class ThreadHost(Domain):
             self._idle[target.gd_cpuid] = False
             self._to_ring[cpu.gd.gd_cpuid].append(self._bells[target.gd_cpuid])
 
-    def _ring(self, gd: GlobalData) -> None:
-        bells = self._to_ring[gd.gd_cpuid]
-        while bells:
-            bells.pop().ring()
-
     def note_passive(self, target: GlobalData) -> None:
         """`target` finds it by itself, at the next tick at the latest."""
         self._passive[target.gd_cpuid] = None
@@ -320,7 +318,9 @@ class ThreadHost(Domain):
         """
         if self._stopping or self._error is not None:
             raise KernelPanic(f"domain '{self.name}' stopped while {thread_label(gd.gd_curthread)} was spinning")
-        self._ring(gd)
+        bells = self._to_ring[gd.gd_cpuid]
+        while bells:
+            bells.pop().ring()
         time.sleep(SPIN_SECONDS)
 
     def panic_hook(self, td: Thread, exc: BaseException) -> None:
