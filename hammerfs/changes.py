@@ -56,7 +56,7 @@ class WriteOptions:
 
     Attributes:
         nohistory: Whether what is deleted or overwritten is destroyed at once.
-        master_id: Low bits of TIDs, 0..15; None: not tagged, and mirror_tid is not kept up.
+        master_id: Low bits of TIDs, 0..15; None: not tagged, every value is used.
         fsync_mode: 0 full flush, 1 start it only, 2 and 3 by REDO where possible, 4 nothing.
         commit_seconds: Age at which changes are flushed.
         group_records: Records of one flush, about: it works in one go, while nobody else runs.

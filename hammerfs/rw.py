@@ -78,8 +78,7 @@ class WritableFS(HammerFS):
         self.changes = Changes(self.records, self.inodes, self.pfs, self.alloc, self.tids, self.options, self.undo.size)
         self.namespace = Namespace(self.changes)
         self.files = FileWriter(self.changes)
-        mirror = self.options.master_id is not None
-        tree = TreeWriter(volumes, self.tree, self.alloc, self.undo, mirror=mirror)
+        tree = TreeWriter(volumes, self.tree, self.alloc, self.undo)
         self.backend = Backend(self.changes, self.files, tree, self.undo)
         commit = Commit(volumes, self.cache, self.alloc, self.undo, self.tids)
         self.flusher = Flusher(volumes, self.changes, self.backend, commit, self.undo, self.tids, submit)

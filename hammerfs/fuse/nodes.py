@@ -1,10 +1,16 @@
-"""The nodes the kernel knows: by number, with its look-up counts and the attributes it was given."""
+"""The nodes the kernel knows, by number, with its look-up counts; and the attributes it was given lately.
+
+Attributes outlive the kernel's interest: it forgets nodes sooner than we have to, and asks again.
+"""
 
 from __future__ import annotations
 
 import pyfuse3
 
 from hammerfs.vfs.node import Node
+
+ATTRS_KEPT = 40_000
+"""Attributes kept; some 12 MB."""
 
 
 class NodeTable:
@@ -30,13 +36,12 @@ class NodeTable:
         return self._nodes.get(number)
 
     def attrs(self, number: int) -> pyfuse3.EntryAttributes | None:
-        """Attributes of a known node, if they were made."""
+        """Attributes of a node, if they were made lately and have not changed since."""
         return self._attrs.get(number)
 
     def keep_attrs(self, number: int, attrs: pyfuse3.EntryAttributes) -> None:
-        """Remember attributes as long as the node is known."""
-        if number in self._nodes:
-            self._attrs[number] = attrs
+        """Remember attributes."""
+        self._attrs[number] = attrs
 
     def forget_attrs(self, number: int) -> None:
         """The attributes of a node have changed."""
@@ -47,6 +52,8 @@ class NodeTable:
         number = node.number
         self._counts[number] = self._counts.get(number, 0) + 1
         self._nodes[number] = node
+        if len(self._attrs) >= ATTRS_KEPT:
+            self._attrs.clear()
         self._attrs[number] = attrs
 
     def forget(self, number: int, count: int) -> None:
@@ -58,4 +65,3 @@ class NodeTable:
         self._counts.pop(number, None)
         if number != self._root:
             self._nodes.pop(number, None)
-            self._attrs.pop(number, None)
