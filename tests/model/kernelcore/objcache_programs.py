@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kernelcore.globaldata import cpu
 from kernelcore.objcache import DEPOT_MAGAZINES, MIN_CAPACITY, ObjCache
 from kernelcore.sched import lwkt_migratecpu, lwkt_user_yield, preempt_point
+from kernelcore.sleep import tsleep
 from tests.model.kernelcore.harness import Sim, expect, sims, simulate
 
 Op = tuple[str, int]
@@ -172,8 +173,7 @@ def check_caches(case: CacheCase, fine: bool = False) -> None:
             while left:
                 while model.handed:
                     model.give(model.handed.pop())
-                await preempt_point()
-                await lwkt_user_yield()
+                await tsleep("janitor", 0, "janitor", 0.01)
 
         for worker, (cpuid, _ops) in zip(workers, case.threads, strict=True):
             host.spawn(work, worker, cpu_id=cpuid % case.sim.ncpus)

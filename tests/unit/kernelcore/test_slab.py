@@ -651,8 +651,9 @@ def test_sysctl_and_slab_rows_count_zones(machine: Machine) -> None:
 # ------------------------------------------------ CPUs that really run side by side
 
 
-def test_thread_host_chunks_handed_around_and_freed_elsewhere_keep_their_bytes() -> None:
-    ncpus, rounds = 3, 150
+@pytest.mark.parametrize("rounds", [150, pytest.param(4000, marks=pytest.mark.long)])
+def test_thread_host_chunks_handed_around_and_freed_elsewhere_keep_their_bytes(rounds: int) -> None:
+    ncpus = 3
     with hasty(), ThreadHost(ncpus, debug=False) as host:
         slab = Slab(host, cleanup_s=0.01)
         mtype = MallocType("mine", limit=slab.memory, slab=slab)
@@ -686,5 +687,6 @@ def test_thread_host_chunks_handed_around_and_freed_elsewhere_keep_their_bytes()
             await lwkt_switch()
 
         host.call(empty())
+    check_slab(slab)
     assert (mtype.ks_inuse, mtype.ks_memuse) == (0, 0)
     assert mtype.ks_calls == ncpus * rounds * 12
