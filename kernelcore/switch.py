@@ -80,6 +80,8 @@ def resume(domain: Domain, gd: GlobalData, td: Thread) -> int:
             switch_in(td)
     try:
         trap = td.td_send(None)
+    except StopIteration as end:
+        return thread_ended(gd, td, end.value, None)
     except BaseException as exc:  # noqa: BLE001 - recorded, logged, and handed to a joiner or the panic hook
         return thread_raised(gd, td, exc)
     if trap is TRAP_PREEMPT and domain.interleaved:
@@ -113,10 +115,9 @@ def switched_out(domain: Domain, gd: GlobalData, td: Thread, trap: object) -> in
 
 
 def thread_raised(gd: GlobalData, td: Thread, exc: BaseException) -> int:
-    """What left the body of `td` was `exc`: its return, its exit, or its death."""
-    kind = exc.__class__
-    if kind is StopIteration or kind is ThreadExit:
-        return thread_ended(gd, td, exc.value, None)  # type: ignore[attr-defined]
+    """What left the body of `td` was `exc`, no return: its exit or its death."""
+    if isinstance(exc, ThreadExit):
+        return thread_ended(gd, td, exc.value, None)
     return thread_ended(gd, td, None, exc)
 
 

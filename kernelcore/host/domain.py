@@ -35,7 +35,7 @@ from kernelcore.host.gilprobe import GilProbe
 from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
 from kernelcore.sched import OFF_RUNQ, enqueue_first, set_home
-from kernelcore.switch import abandon, resume, switched_out, thread_raised
+from kernelcore.switch import abandon, resume, switched_out, thread_ended, thread_raised
 from kernelcore.thread import Body, Thread
 from kernelcore.token import CheckedToken, Token, switch_in
 
@@ -173,6 +173,10 @@ class Domain:
                         switch_in(td)
                     try:
                         trap = td.td_send(None)
+                    except StopIteration as end:
+                        thread_ended(gd, td, end.value, None)
+                        if debug:
+                            self._raise_dropped()
                     except BaseException as exc:  # noqa: BLE001 - recorded, and handed to a joiner or the panic hook
                         thread_raised(gd, td, exc)
                         if debug:
@@ -242,7 +246,8 @@ class Domain:
         gd = self.gds[0]
         if self._free_threads:
             td = self._free_threads.pop()
-            set_home(td, gd, KERN_DAEMON)
+            if td.td_gd is not gd or td.td_pri != KERN_DAEMON:
+                set_home(td, gd, KERN_DAEMON)
             td.td_comm = name
             td.td_result = td.td_exc = None
             td.td_sig = 0
@@ -257,11 +262,12 @@ class Domain:
         """Return a borrowed structure whose body has ended; the reply goes out before the host does anything else."""
         if self._releases:
             self._reply_follows(td)
-        td.td_gd.gd_tdallq.pop(td, None)
         td.td_flags = TDF_SYSCALL
         td.td_coro = None
         td.td_on_exit = None
-        if td.td_refs == 0:
+        if td.td_holds:
+            td.td_gd.gd_tdallq.pop(td, None)
+        else:
             self._free_threads.append(td)
 
     def enter_syscall(self, body: Body, name: str = "syscall") -> Thread:
@@ -277,7 +283,8 @@ class Domain:
             body.close()
             raise WrongContext(f"system call '{name}' from within {thread_label(cpu.gd.gd_curthread)}")
         cpu.gd = gd
-        self._start_budget(PUMP_SECONDS)
+        self._began = now = self.clock()  # _start_budget, written out
+        self._deadline = now + PUMP_SECONDS
         td = self.borrow(body, name)
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
         self._running = True

@@ -166,7 +166,7 @@ class TrioHost(Domain):
             self._pump_inline()
             if not td.td_flags & _ENDED:
                 await self._park(td)
-        elif self.has_work():
+        elif self.gds[0].gd_runmask or (self.ncpus > 1 and self.has_work()):
             self.kick()
         result, exc = td.td_result, td.td_exc
         self.give_back(td)

@@ -25,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, R
 
 from kernelcore.host.iocpu import IoCpu
 from kernelcore.host.trio_host import TrioHost
-from kernelcore.msgport import LwktMsg, ThreadPort, domsg, lwkt_port, service_loop
+from kernelcore.msgport import LwktMsg, ThreadPort, domsg, initmsg, lwkt_port, service_loop
 from kernelcore.thread import lwkt_create
 from kernelcore.token import Token
 
@@ -55,6 +55,7 @@ class NullMount(pyfuse3.Operations):
         self._attrs[pyfuse3.ROOT_INODE] = _attributes(pyfuse3.ROOT_INODE, stat.S_IFDIR | 0o755)
         self._token = Token("attributes", host)
         self._port: ThreadPort | None = None
+        self._messages: list[LwktMsg] = []
 
     async def boot(self) -> None:
         """Create the service thread."""
@@ -112,7 +113,10 @@ class NullMount(pyfuse3.Operations):
 
     async def _ask(self, inode: int) -> EntryAttributes:
         assert self._port is not None
-        await domsg(self._port, LwktMsg(lwkt_port()))
+        msg = self._messages.pop() if self._messages else LwktMsg()
+        initmsg(msg, lwkt_port())
+        await domsg(self._port, msg)
+        self._messages.append(msg)
         return self._attributes(inode)
 
     async def _miss(self) -> None:
