@@ -14,6 +14,7 @@ from hammerfs.const import (
     FIFO_TYPE_UNDO,
     NODE_SIZE,
     OBJID_ROOT,
+    OBJTYPE_REGFILE,
     OFF_BAD,
     RECTYPE_CONFIG,
     RECTYPE_DATA,
@@ -28,7 +29,7 @@ from hammerfs.device.faulty import Faults, FaultyDevice
 from hammerfs.ondisk.fifo import UndoRecord, decode_redo, encode_dummy, encode_pad, encode_redo, encode_undo
 from hammerfs.ondisk.node import InternalElm, LeafElm, NodeOndisk
 from hammerfs.ondisk.records import PfsData, SnapshotData
-from tests.fsck.edit import GONE, LATER_TID, Edit, base, is_inode, is_type, place
+from tests.fsck.edit import GONE, LATER_TID, Edit, base, builder, is_inode, is_type, place
 from tests.fuzz.bases import crashed
 from tools.fsck import check
 
@@ -285,6 +286,17 @@ NODE = {
 def test_node(name: str) -> None:
     damage, expected = NODE[name]
     assert run(damage) == expected
+
+
+def test_a_low_mirror_tid_after_mounts_that_do_not_mirror() -> None:
+    """Such mounts take every TID, so that their low bits differ; and they tell no node above of them."""
+    b = builder()
+    b.file(b"/late", b"x")
+    obj_id = b.new_obj_id()
+    b.inode(obj_id, OBJTYPE_REGFILE, delete_tid=LATER_TID + 1)
+    edit = Edit(b.build())
+    leaf_head(mirror_tid=5)(edit)
+    assert edit.codes() == {"node-mirror-tid-nomirror": 1}
 
 
 def test_level_skipped() -> None:

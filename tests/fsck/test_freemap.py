@@ -22,6 +22,7 @@ from hammerfs.const import (
 )
 from hammerfs.device.file import open_file
 from hammerfs.ondisk.blockmap import LAYER1_SIZE, LAYER2_SIZE
+from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.volume import VolumeOndisk
 from tests.fsck.edit import Edit, base, is_type
 from tests.golden import GoldenStore
@@ -71,6 +72,15 @@ def payload_in_a_free_block(edit: Edit) -> None:
     edit.dev.pwrite(BUF_BEG + index * BIGBLOCK_SIZE, raw)
 
 
+def overlap(edit: Edit) -> None:
+    """The last payload of the zone says it lies on the one before."""
+    last = max(
+        (elm for _, node in edit.nodes() for elm in node.elms if isinstance(elm, LeafElm)),
+        key=lambda e: e.data_offset if e.data_offset >> 60 == ZONE_META else 0,
+    )
+    edit.edit(last.__eq__, data_offset=last.data_offset - 16)
+
+
 CASES: dict[str, tuple[Damage, dict[str, int]]] = {
     "layer 1 checksum": (flip(BUF_BEG), {"layer1-crc": 1}),
     "layer 1 stored checksum": (flip(BUF_BEG + 28), {"layer1-crc": 1}),
@@ -95,6 +105,7 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
     "bytes free": (layer2(ZONE_META, bytes_free=160), {"bigblock-free": 1}),
     "bytes free by dedup": (layer2(ZONE_LARGE_DATA, bytes_free=-160), {"bigblock-free": 1}),
     "behind the append point": (layer2(ZONE_BTREE, append_off=4096), {"bigblock-append": 1}),
+    "overlap": (overlap, {"bigblock-overlap": 1, "payload-crc": 1}),
     "another zone": (layer2(ZONE_META, zone=ZONE_LARGE_DATA), {"bigblock-zone": 1}),
     "orphan": (free_lists_agree, {"bigblock-orphan": 1}),
     "free, and in use": (payload_in_a_free_block, {"bigblock-zone": 1, "bigblock-free": 1}),

@@ -154,6 +154,8 @@ class _Check:
         walk = TreeWalk(ctx, RecordCheck(ctx, pfss), nodes)
         walk.run()
         pfss.finish()
+        for what, off in ctx.mirror_faults:
+            report.add("node-mirror-tid" if len(ctx.master_ids) <= 1 else "node-mirror-tid-nomirror", what, offset=off)
         if not walk.complete:
             report.add("tree-incomplete", "parts of the tree can't be read: links and space were not counted")
             return

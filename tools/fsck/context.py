@@ -113,6 +113,10 @@ class Context:
     """Layer-1 indices whose layer-2 table can't be read."""
     untrusted_blocks: set[int] = field(default_factory=set)
     """Keys of `freemap` whose entries are damaged: a finding has told so already."""
+    master_ids: set[int] = field(default_factory=set)
+    """Low four bits of the TIDs seen: one value where all mounts tagged their TIDs for mirroring."""
+    mirror_faults: list[tuple[str, int]] = field(default_factory=list)
+    """mirror_tids that are too low: what, and the node; told when all `master_ids` are known."""
     records: int = 0
     nodes: int = 0
 
@@ -132,6 +136,11 @@ class Context:
         except HammerError as err:
             self.report.add(code, err.what, offset=off)
             return None
+
+    def add_mirror_fault(self, what: str, off: int) -> None:
+        """A mirror_tid is below a TID underneath."""
+        if len(self.mirror_faults) < self.report.limit:
+            self.mirror_faults.append((what, off))
 
 
 def header_address(field: str, vol_no: int = 0) -> int:

@@ -46,6 +46,7 @@ CODES: Final[dict[str, Severity]] = {
     "bigblock-zone": _ERROR,
     "bigblock-free": _ERROR,
     "bigblock-append": _ERROR,
+    "bigblock-overlap": _ERROR,
     "bigblock-orphan": _ERROR,
     # B-Tree
     "node-unreadable": _ERROR,
@@ -58,6 +59,7 @@ CODES: Final[dict[str, Severity]] = {
     "node-depth": _ERROR,
     "node-mirror-tid": _ERROR,
     "node-mirror-tid-fresh": _NOTE,
+    "node-mirror-tid-nomirror": _NOTE,
     "node-empty": _NOTE,
     "tree-incomplete": _NOTE,
     # Records

@@ -142,7 +142,7 @@ class TreeWalk:
             report.add("node-type", what, offset=off)
         if head.mirror_tid > child.mirror_tid:
             what = f"mirror_tid 0x{head.mirror_tid:016x} is above the parent's 0x{child.mirror_tid:016x}"
-            report.add("node-mirror-tid", what, offset=off)
+            self._ctx.add_mirror_fault(what, off)
         if head.type == BTREE_TYPE_LEAF:
             if self._leaf_depth is None:
                 self._leaf_depth = child.depth
@@ -176,5 +176,5 @@ class TreeWalk:
                 pending = (at, btype, mirror_tid, subtree)
                 if mirror_tid > head.mirror_tid:
                     what = f"element {i}: mirror_tid 0x{mirror_tid:016x} is above the node's 0x{head.mirror_tid:016x}"
-                    report.add("node-mirror-tid", what, offset=off)
+                    self._ctx.add_mirror_fault(what, off)
         return found

@@ -226,13 +226,17 @@ class RecordCheck:
                 self._report.add("node-bounds", "elements outside the range that the parent gives the leaf", offset=off)
 
     def _check_tids(self, off: int, top: int, mirror_tid: int) -> None:
-        next_tid = self._next_tid
+        next_tid, is_fresh = self._next_tid, top == _FRESH_TID
+        if not is_fresh:
+            self._ctx.master_ids.add(top & 15)
         if top > mirror_tid:
-            fresh = mirror_tid == 0 and top == _FRESH_TID
             what = f"mirror_tid 0x{mirror_tid:016x} is below the TID 0x{top:016x} of an element"
-            self._report.add("node-mirror-tid-fresh" if fresh else "node-mirror-tid", what, offset=off)
+            if is_fresh and mirror_tid == 0:
+                self._report.add("node-mirror-tid-fresh", what, offset=off)
+            else:
+                self._ctx.add_mirror_fault(what, off)
         if top > next_tid:
-            code = "record-tid-fresh" if top == _FRESH_TID == next_tid + 1 else "record-tid"
+            code = "record-tid-fresh" if is_fresh and top == next_tid + 1 else "record-tid"
             self._report.add(code, f"TID 0x{top:016x} is above the header's 0x{next_tid:016x}", offset=off)
 
     def _add(self, code: str, what: str, elm: Elm, off: int) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from hammerfs.addr import retag, zone_of
+from hammerfs.addr import retag, round16, zone_of
 from hammerfs.const import (
     BIGBLOCK_BITS,
     BIGBLOCK_SIZE,
     LAYER2_ENTRIES,
     OFF_LONG_MASK,
+    VERSION_DEDUP,
+    ZONE_LARGE_DATA,
     ZONE_RAW_BUFFER,
+    ZONE_SMALL_DATA,
     ZONE_UNDO,
     ZONES_MAPPED,
 )
 from tools.fsck.context import Context
 
+_SHARED_ZONES = frozenset({ZONE_LARGE_DATA, ZONE_SMALL_DATA})
+"""Zones whose extents deduplication lets several records refer to."""
 _BLOCK_MASK = OFF_LONG_MASK >> BIGBLOCK_BITS
 
 
@@ -50,6 +55,8 @@ def _compare(ctx: Context, block: int, refs: list[tuple[int, int, int]]) -> None
         ctx.report.add("bigblock-zone", f"in use by zone {users}, the freemap says zone {zone}", offset=off)
         return
     _, nbytes, end = refs[0]
+    if nbytes > round16(end) and not (zone in _SHARED_ZONES and ctx.volumes.version >= VERSION_DEDUP):
+        ctx.report.add("bigblock-overlap", f"{nbytes} bytes in use within {end}", offset=off)
     if BIGBLOCK_SIZE - nbytes != stored[2]:
         what = f"{stored[2]} bytes free, counted {BIGBLOCK_SIZE - nbytes}"
         ctx.report.add("bigblock-free", what, offset=off)
