@@ -176,7 +176,6 @@ class ObjCache(Generic[T]):
                 self._empty.append([])
             while self._loose:
                 unused.append(self._loose.popleft())
-            self._allocated -= len(unused)
         for obj in unused:
             self._destruct(obj)
         return len(unused)
@@ -276,7 +275,6 @@ class ObjCache(Generic[T]):
                 cc.loaded = self._empty.pop()
                 cc.loaded.append(obj)
                 return
-            self._allocated -= 1
         self._destruct(obj)
 
     def _get_surrendered(self) -> T | None:
@@ -292,12 +290,17 @@ class ObjCache(Generic[T]):
         self._loose.extend(cc.loaded)
         self._loose.extend(cc.previous)
         cc.loaded, cc.previous = [], []
-        if self._loose:
+        if self._loose or self._full:
             wakeup(self)
 
     def _destruct(self, obj: T) -> None:
+        """Undo an object, and only then say that there is room for another."""
         if self._dtor is not None:
             self._dtor(obj)
+        with self._spin:
+            self._allocated -= 1
+        if self._waiters:
+            wakeup_one(self)
 
     def _count_contest(self, cc: _CpuCache[T]) -> None:
         if self._spin.l_lock.locked():

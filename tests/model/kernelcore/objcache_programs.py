@@ -27,7 +27,7 @@ OPS = (
 
 FINE = (
     *(ObjCache.get, ObjCache.put, ObjCache.surrender, ObjCache.reclaim),
-    *(vars(ObjCache)[name] for name in ("_get", "_get_depot", "_put", "_construct")),
+    *(vars(ObjCache)[name] for name in ("_get", "_get_depot", "_put", "_construct", "_destruct")),
 )
 
 

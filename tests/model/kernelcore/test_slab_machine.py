@@ -280,8 +280,8 @@ def _race(name: str, finding: str, *edits: tuple[Any, str, str], ops: str) -> Fa
     return Fault(name, finding, partial(check_slabs, fine=True), race_cases(tuple(ops.split())), edits)
 
 
-def _cache(name: str, finding: str, *edits: tuple[Any, str, str]) -> Fault:
-    return Fault(name, finding, check_caches, cache_cases(), edits)
+def _cache(name: str, finding: str, *edits: tuple[Any, str, str], fine: bool = False) -> Fault:
+    return Fault(name, finding, partial(check_caches, fine=fine), cache_cases(), edits)
 
 
 _free_remote = _private["_free_remote"]
@@ -364,11 +364,15 @@ FAULTS: Final = (
     _cache("the depot gives away an empty magazine for good", "O5",
            (_objcache["_get_depot"], "self._empty.append(cc.previous)", "pass")),
     _cache("what is destructed stays counted", "O4",
-           (_objcache["_put"], "self._allocated -= 1", "pass")),
+           (_objcache["_destruct"], "self._allocated -= 1", "pass")),
     _cache("what is destructed is cached, too", "O",
            (_objcache["_put"], "self._destruct(obj)", "self._destruct(obj); cc.loaded.append(obj)")),
     _cache("the limit is one too high", "O3",
            (_objcache["_get_depot"], "self._allocated >= self.limit", "self._allocated > self.limit")),
+    _cache("what is destructed makes room before it is gone", "O3",
+           (_objcache["_destruct"], "if self._dtor is not", "self._allocated -= 1\n    if self._dtor is not"),
+           (_objcache["_destruct"], "    with self._spin:\n        self._allocated -= 1", "    pass"),
+           fine=True),
     _cache("an object stays in the magazine when it is handed out", "O",
            (_objcache["_get"], "cc.loaded.pop() if cc.loaded", "cc.loaded[-1] if cc.loaded")),
 )  # fmt: skip
