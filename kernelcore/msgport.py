@@ -97,8 +97,8 @@ _UNSENT: Final = ~(MSGF_REPLY | MSGF_SYNC | MSGF_DONE)
 def lwkt_port(td: Thread | None = None) -> ThreadPort:
     """Return the built-in port of a thread (the running one), made on first use."""
     if td is None:
-        td = curthread()
-    port = td.td_msgport
+        td = cpu.gd.gd_curthread
+    port: ThreadPort | None = td.td_msgport
     if port is None:
         port = td.td_msgport = ThreadPort(td)
     return port

@@ -142,7 +142,7 @@ class Domain:
         posted = self._posted
         gds = self._visit
         over = False
-        last = now = clock()
+        last = now = self._began
         while True:
             if posted:
                 self._drain()

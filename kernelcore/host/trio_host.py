@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import Any, Final, TypeVar
 
 import trio
@@ -68,7 +68,8 @@ class TrioHost(Domain):
         self._pump_task: trio.lowlevel.Task | None = None
         self._pump_parked = False
         self._pump_wanted = False
-        self._broken: Exception | None = None  # what the pump died of
+        self._alive = True  # the pump may run
+        self._broken: Exception | None = None  # what it died of
         self._timer = trio.CancelScope()
         self._timer_due = math.inf  # by the domain's clock
         self._scope = trio.CancelScope(shield=True)  # of the host's own tasks
@@ -92,7 +93,7 @@ class TrioHost(Domain):
         if sys.getswitchinterval() > SWITCH_INTERVAL:
             sys.setswitchinterval(SWITCH_INTERVAL)
         self._token = trio.lowlevel.current_trio_token()
-        self._os_thread = threading.get_ident()
+        self._os_thread = get_ident()
         nursery.start_soon(self._serve)
 
     async def shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -116,6 +117,7 @@ class TrioHost(Domain):
                 abandon(td)
                 td.td_gd.gd_curthread = td.td_gd.gd_idlethread
                 trio.lowlevel.reschedule(task)
+            self._alive = False
             self._scope.cancel()
             self.stop()
             self._stopped.set()
@@ -158,7 +160,7 @@ class TrioHost(Domain):
         if self._stopping or self._token is None:
             body.close()
             raise HostStopped(f"domain '{self.name}' does not serve requests {'any more' if self._token else 'yet'}")
-        if threading.get_ident() != self._os_thread:
+        if get_ident() != self._os_thread:
             body.close()
             raise WrongContext(f"system call '{name}': domain '{self.name}' belongs to another OS thread: post to it")
         td = self.enter_syscall(body, name)
@@ -248,9 +250,10 @@ class TrioHost(Domain):
     def _pump_inline(self) -> None:
         """One budget of the pump in the caller, who is not to blame for what breaks in it; the rest is the task's."""
         try:
-            if self._broken is None and not self._stopped.is_set() and not self.run():
+            if self._alive and not self.run():
                 self.kick()
         except Exception as exc:  # noqa: BLE001 - raised in the pump's task
+            self._alive = False
             self._broken = exc
             self.kick()
 
