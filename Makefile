@@ -20,6 +20,9 @@ bench: $(STAMP)
 	$(BIN)/python -m kernelcore bench $(BENCH_ARGS)
 	$(BIN)/python -m tests.perf.bench_read $(BENCH_ARGS)
 	$(BIN)/python -m tests.perf.bench_mount $(BENCH_ARGS)
+	$(BIN)/python -m tests.perf.bench_fsck $(BENCH_ARGS)
+	$(BIN)/python -m tests.perf.bench_btree $(BENCH_ARGS)
+	$(BIN)/python -m tests.perf.bench_write $(BENCH_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

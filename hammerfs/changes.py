@@ -68,7 +68,7 @@ class WriteOptions:
     master_id: int | None = 0
     fsync_mode: int = 3
     commit_seconds: float = 5.0
-    group_records: int = 1500
+    group_records: int = 4000
     dirty_bytes: int = 16 << 20
     clock: Callable[[], int] = wall_clock_us
 
