@@ -18,6 +18,7 @@ import pytest
 
 from tests.fuse.conftest import Mount, Mounter, command
 from tests.golden import GoldenStore
+from tests.imagetools.disks import disklabel64, mbr
 
 pytestmark = [pytest.mark.golden, pytest.mark.mount]
 
@@ -231,6 +232,20 @@ def test_in_the_background(golden: GoldenStore, tmp_path: Path) -> None:
         assert os.listdir(root)
     finally:
         subprocess.run(["umount", str(root)], check=True)
+
+
+def test_a_volume_in_a_slice_of_a_disk(golden: GoldenStore, mounted: Mounter, tmp_path: Path) -> None:
+    source = golden["fresh-min-u8m"].volumes[0]
+    begin, size = 2 << 20, source.stat().st_size
+    head = bytearray(begin)
+    mbr(head, [(0xA5, 2048, (begin + size - (1 << 20)) // 512)])
+    disklabel64(head, 1 << 20, begin + size - (1 << 20), {"d": (1 << 20, size)})
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(head + source.read_bytes())
+    for part in ("s1d", "d", "offset=2m"):
+        with mounted(f"{disk}@{part}") as mount:
+            assert os.stat(mount.root).st_ino == 1
+            assert f"{disk}@{part} {mount.root} fuse.hammer ro" in Path("/proc/mounts").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
