@@ -114,6 +114,19 @@ def test_a_slave_counts_as_of_its_last_synchronisation() -> None:
     assert built(half_mirrored(1)) == {"dirent-dangling": 1}
 
 
+@pytest.mark.parametrize(("pfs", "code"), [(SLAVE, "record-generations-mirrored"), (1, "record-generations")])
+def test_generations_of_a_master_without_history(pfs: int, code: str) -> None:
+    """The master destroyed the older one at once; the slave ends it with the synchronisation, which is later."""
+
+    def overlapping(b: ImageBuilder) -> None:
+        obj_id = b.new_obj_id()
+        b.direntry(OBJID_ROOT, b"new", obj_id, OBJTYPE_REGFILE, pfs=pfs, tid=LATER_TID)
+        b.inode(obj_id, OBJTYPE_REGFILE, pfs=pfs, tid=LATER_TID, delete_tid=LATER_TID + 32)
+        b.inode(obj_id, OBJTYPE_REGFILE, pfs=pfs, tid=LATER_TID + 16)
+
+    assert built(overlapping) == {code: 1}
+
+
 def test_a_target_that_had_not_been_flushed() -> None:
     sound, edit = Edit(base_image(0)), Edit(crashed(7))
     wanted = sound.inode_of(b"short")

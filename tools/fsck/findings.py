@@ -68,6 +68,7 @@ CODES: Final[dict[str, Severity]] = {
     "record-tid": _ERROR,
     "record-tid-fresh": _NOTE,
     "record-generations": _ERROR,
+    "record-generations-mirrored": _NOTE,
     "record-orphan": _ERROR,
     "payload-address": _ERROR,
     "payload-zone": _NOTE,
