@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from hammerfs.cache import Fill
-from hammerfs.const import BUFSIZE
+from hammerfs.const import BUFSIZE, XBUFSIZE
+from hammerfs.data import ReadPlan
 from hammerfs.errors import BufferMiss, HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
@@ -30,6 +31,10 @@ _READ_POOL = 16
 """Most reply buffers kept."""
 _READ_BYTES = 1 << 20
 """Bytes of a reply buffer: the most the kernel asks for. Memory is used only as far as it was ever filled."""
+
+
+_AHEAD = 256 << 10
+"""Bytes the host is asked to bring in beside what is waited for."""
 
 
 class Service:
@@ -97,7 +102,7 @@ class Service:
         if not plan.run_nowait():
             self.waiting += 1
             try:
-                await self._host.syscall(self._io.call(plan.run))
+                await self._host.syscall(self._io.call(_run_ahead, plan))
             finally:
                 self.waiting -= 1
         answer = target[: plan.finish()]
@@ -154,7 +159,7 @@ class Service:
     async def _fill(self, place: tuple[int, int], fill: Fill) -> None:
         self._coming.add(place)
         try:
-            await self._io.call(fill.volume.dev.preadv, fill.byte_off, [fill.view])
+            await self._io.call(_fill_ahead, fill)
         except BaseException:
             fill.abort()
             raise
@@ -171,6 +176,20 @@ class Service:
     def _give_back(self, buf: memoryview) -> None:
         if len(buf) == _READ_BYTES and len(self._buffers) < _READ_POOL:
             self._buffers.append(buf)
+
+
+def _run_ahead(plan: ReadPlan) -> None:
+    """Do the reads of a plan; small files that were written together lie together, so the next ones are asked for."""
+    if plan.nbytes <= XBUFSIZE and plan.ios:
+        last = plan.ios[-1]
+        last.volume.dev.will_need(last.byte_off, _AHEAD)
+    plan.run()
+
+
+def _fill_ahead(fill: Fill) -> None:
+    """Fill a buffer of metadata; what was made together lies together, so the next ones are asked for."""
+    fill.volume.dev.will_need(fill.byte_off, _AHEAD)
+    fill.volume.dev.preadv(fill.byte_off, [fill.view])
 
 
 def _bug(fn: Callable[..., object], err: Exception) -> HammerError:
