@@ -105,6 +105,7 @@ async def kmalloc_wait(size: int, mtype: MallocType, flags: int = 0) -> Chunk:
     def attempt() -> Chunk | None:
         for sc in slab.cpus:
             sc.wanted = True
+            sc.attend_free = True
         if mtype.ks_memuse + nbytes <= mtype.ks_limit:  # so it is memory that is missing
             for sc in slab.cpus:
                 send_ipiq(sc.gd, _give_back, sc)
@@ -144,9 +145,10 @@ def _kmalloc_big(sc: SlabCpu, size: int, mtype: MallocType, flags: int) -> Chunk
     if use.left < nbytes and not mtype.grow(use, nbytes):
         return _over_limit(mtype, use, nbytes, flags)
     try:
-        chunk = Chunk(pages := Pages(nbytes), 0, pages.whole())
+        pages = Pages(nbytes)
     except (OSError, OverflowError):
         return _exhausted(mtype, size, flags)
+    chunk = Chunk(pages, 0, pages.whole())
     use.left -= nbytes
     use.memuse += nbytes
     use.calls += 1
@@ -203,8 +205,8 @@ def kfree(chunk: Chunk, mtype: MallocType) -> None:
     use.left += csize
     use.memuse -= csize
     use.frees += 1
-    if sc.debug:
-        _spoil(chunk, mtype)
+    if sc.attend_free:
+        _attend_free(sc, chunk, mtype)
     chunk.c_type = None
     if zone.z_cpu is sc:
         free = zone.z_lchunks
@@ -218,8 +220,19 @@ def kfree(chunk: Chunk, mtype: MallocType) -> None:
         _free_big(sc, zone, chunk)
     else:
         _free_remote(zone, chunk)
+
+
+def _attend_free(sc: SlabCpu, chunk: Chunk, mtype: MallocType) -> None:
+    """Wake who sleeps for memory: the accounts show it already, and no thread of this CPU runs before it is free.
+
+    Debug: fill what is freed with the pattern; pages of its own go away, and cannot be written to.
+    """
     if sc.wanted:
         sc.wake()
+    if sc.debug:
+        chunk.c_last = mtype
+        if not isinstance(chunk.c_zone, Pages):
+            poison(chunk.mv)
 
 
 def _free_remote(zone: Zone, chunk: Chunk) -> None:
@@ -298,13 +311,6 @@ async def malloc_uninit(mtype: MallocType) -> None:
         inuse = f"{mtype.ks_inuse} chunks, {mtype.ks_memuse} bytes"
         raise KernelPanic(f"malloc_uninit of type '{mtype.ks_shortdesc}' with {inuse} in use")
     mtype.ks_slab.remove_type(mtype)
-
-
-def _spoil(chunk: Chunk, mtype: MallocType) -> None:
-    """Debug: fill what is freed with the pattern; pages of its own go away, and cannot be written to."""
-    chunk.c_last = mtype
-    if not isinstance(chunk.c_zone, Pages):
-        poison(chunk.mv)
 
 
 def _check_handed_out(chunk: Chunk) -> None:

@@ -43,6 +43,7 @@ class SlabCpu:
 
     __slots__ = (
         "attend",
+        "attend_free",
         "by_size",
         "callout",
         "debug",
@@ -78,7 +79,9 @@ class SlabCpu:
         self.junk_index = 0
         self.use: dict[MallocType, TypeUse] = {}
         self.wanted = False
-        """Somebody sleeps for memory: the next free wakes. Set by any CPU."""
+        """Somebody sleeps for memory: the next free wakes. Set by any CPU, before `attend_free`."""
+        self.attend_free = self.debug
+        """kfree has more to do: somebody sleeps, or debug mode."""
         self.due: dict[int, Chunk] = {}
         """Has an item while a cleanup is asked for. Set by any CPU."""
         self.callout = Callout(SlabCpu.cleanup, self)
@@ -147,7 +150,8 @@ class SlabCpu:
 
     def wake(self) -> None:
         """Wake those who sleep for memory."""
-        self.wanted = False  # first: who still finds nothing sets it again
+        self.attend_free = self.debug  # both before the wakeup: who still finds nothing sets them again
+        self.wanted = False
         wakeup(self.slab)
 
     def _sweep(self) -> None:
