@@ -55,7 +55,7 @@ class OpenDir:
         node: The directory.
     """
 
-    __slots__ = ("entries", "is_whole", "node", "start")
+    __slots__ = ("entries", "is_whole", "node", "stamp", "start")
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -65,6 +65,12 @@ class OpenDir:
         """Entries made ready last, one after the other; from the beginning on while there are not too many."""
         self.is_whole = False
         """They are all there are."""
+        self.stamp = 0
+        """Which state of the directory they are of."""
+
+    def forget(self, stamp: int) -> None:
+        """The directory has changed: they are not of this state."""
+        self.entries, self.start, self.is_whole, self.stamp = [], 0, False, stamp
 
 
 class Operations(pyfuse3.Operations):
@@ -289,6 +295,9 @@ class Operations(pyfuse3.Operations):
             except HammerError:
                 parent = node  # a lost parent must not hide what is below
         return [Entry(b".", 1, None, _number_only(node)), Entry(b"..", 2, None, _number_only(parent))]
+
+    def _drop_listing(self, number: int) -> None:
+        self._listed_entries -= len(self._listed.pop(number, ()))
 
     def _keep_listing(self, number: int, entries: list[Entry]) -> None:
         if number in self._listed:

@@ -46,7 +46,12 @@ _OBJ_TYPES = {
     stat.S_IFBLK: OBJTYPE_BDEV,
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+_TICK_US = 1_000_000
+"""More than the kernel's clock takes to move on, and a write to come here on a busy host. If a time is older, it got
+lost (its writer was killed), and that of our own is the better one."""
 _LAST_US = (1 << 64) - 1
+_REPLY = 32
+"""Entries of a directory that one reply may hold, about."""
 
 
 class WritableOperations(Operations):
@@ -65,8 +70,13 @@ class WritableOperations(Operations):
         self._fs = fs
         self._unlinked: dict[int, Inode] = {}
         """Objects without a name that the kernel still knows, by number: they live until it forgets them."""
+        self._stamps: dict[int, int] = {}
+        """When the names in a directory changed last, counted."""
+        self._newest_stamp = self._oldest_stamp = 0
         self._writers: Counter[int] = Counter()
         """How often each file is open for writing, by number: the kernel may hold data of these."""
+        self._kernel_times: dict[int, tuple[int, int]] = {}
+        """mtime and ctime as the kernel has them, of files written since: it tells no time that did not change."""
 
     # Names
 
@@ -136,6 +146,7 @@ class WritableOperations(Operations):
         await self._change(self._fs.link, await self._inode(node), directory, new_name)
         self._unlinked_again(inode)
         self._touched(new_parent_inode, inode)
+        self._listing_changed(new_parent_inode)
         attrs = await self._attrs_of(node)
         self._remember(new_parent_inode, new_name, node, attrs)
         self._nodes.looked_up(node, attrs)
@@ -171,6 +182,7 @@ class WritableOperations(Operations):
         for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
             kept = self._names.pop((parent, name), None)
             self._touched(parent, *([kept[0].number] if kept else []))
+            self._listing_changed(parent)
             moved = await self._moved(parent, name)
             self._touched(*([moved.number] if moved else []))
         if replaced is not None:
@@ -199,6 +211,8 @@ class WritableOperations(Operations):
             _microseconds(attr.st_ctime_ns) if fields.update_ctime else None,
         )
         await self._change(self._fs.setattr, await self._inode(node), new)
+        if fields.update_mtime:
+            self._kernel_times.pop(inode, None)
         self._touched(inode)
         return await self._attrs_of(node)
 
@@ -225,6 +239,7 @@ class WritableOperations(Operations):
             return FileInfo(fh=FileHandleT(inode), keep_cache=True)
         found = await self._inode(node)
         if flags & os.O_TRUNC:
+            self._kernel_times.setdefault(inode, (found.data.mtime, found.data.ctime))
             await self._change(self._fs.truncate, found, 0)
             self._touched(inode)
         self._fs.hold(found)
@@ -235,15 +250,23 @@ class WritableOperations(Operations):
         """The last close of a handle."""
         node = self._nodes.get(InodeT(fh))
         if node is not None and _is_live(node):
-            self._fs.release(await self._inode(node))
-            self._writers[fh] -= 1
-            if not self._writers[fh]:
-                del self._writers[fh]
+            inode = await self._inode(node)
+            try:
+                if fh in self._kernel_times:
+                    await self._take_times(fh, inode)
+            finally:
+                self._fs.release(inode)
+                self._writers[fh] -= 1
+                if not self._writers[fh]:
+                    del self._writers[fh]
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write to a file."""
         node = await self._live_node(InodeT(fh))
-        count = await self._change(self._fs.write, await self._inode(node), off, buf)
+        inode = await self._inode(node)
+        if fh not in self._kernel_times:
+            self._kernel_times[fh] = inode.data.mtime, inode.data.ctime
+        count = await self._change(self._fs.write, inode, off, buf)
         self._nodes.forget_attrs(fh)
         return count
 
@@ -271,6 +294,13 @@ class WritableOperations(Operations):
         except HammerError as err:
             raise self._refusal(err) from err
 
+    async def _take_times(self, number: int, inode: Inode) -> None:
+        """Data came, but no time after it: if that was within one tick of the kernel's clock, its times stand."""
+        mtime, ctime = self._kernel_times.pop(number)
+        if inode.data.mtime - mtime < _TICK_US:
+            await self._change(self._fs.setattr, inode, SetAttr(mtime_us=mtime, ctime_us=ctime))
+            self._touched(number)
+
     def _rename(self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, noreplace: bool) -> Inode | None:
         return self._fs.rename(old, old_name, new, new_name, noreplace=noreplace)
 
@@ -282,6 +312,7 @@ class WritableOperations(Operations):
         node = self._vfs.child(directory, inode)
         attrs = entry_attributes(self._vfs.getattr(node))
         self._touched(parent)
+        self._listing_changed(parent)
         self._remember(parent, name, node, attrs)
         self._nodes.looked_up(node, attrs)
         return attrs
@@ -293,6 +324,7 @@ class WritableOperations(Operations):
         assert isinstance(directory, ObjectNode)
         number = kept[0].number if kept is not None else self._vfs.child(directory, inode).number
         self._touched(parent, number)
+        self._listing_changed(parent)
         if not inode.data.nlinks and number not in self._unlinked and self._nodes.get(number) is not None:
             self._fs.hold(inode)
             self._unlinked[number] = inode
@@ -344,10 +376,49 @@ class WritableOperations(Operations):
         return await self._answer(self._vfs.inode, node)
 
     async def _page_at(self, opened: OpenDir, position: int) -> list[Entry]:
-        """Entries of a directory that may change are made ready anew each time, with the attributes of now."""
-        if _is_past(opened.node):
+        """As for a read-only mount; of a directory that has changed the entries are made ready anew."""
+        node = opened.node
+        if _is_past(node):
             return await super()._page_at(opened, position)
-        return await self._answer(self._make_page, opened.node, position)
+        if not _is_live(node):
+            return await self._answer(self._make_page, node, position)
+        while True:
+            stamp = self._stamp_of(node.number)
+            if opened.stamp != stamp:
+                opened.forget(stamp)
+            page = await super()._page_at(opened, position)
+            page = await self._answer(self._with_attrs, page[:_REPLY])
+            if stamp == self._stamp_of(node.number):
+                return page
+            self._drop_listing(node.number)  # it was made while names came or went
+
+    def _stamp_of(self, number: int) -> int:
+        return self._stamps.get(number, self._oldest_stamp)
+
+    def _with_attrs(self, page: list[Entry]) -> list[Entry]:
+        """Entries with their attributes of now: those of the listing may be of its time."""
+        fresh = []
+        for entry in page:
+            node = entry.node
+            if node is not None:
+                attrs = self._nodes.attrs(node.number)
+                if attrs is None:
+                    attrs = entry_attributes(self._vfs.getattr(node))
+                    self._nodes.keep_attrs(node.number, attrs)
+                if attrs is not entry.attrs:
+                    entry = entry._replace(attrs=attrs)
+            fresh.append(entry)
+        return fresh
+
+    def _listing_changed(self, number: int) -> None:
+        """Names in a directory came or went: listings made before must not reach the kernel any more."""
+        self._drop_listing(number)
+        if len(self._stamps) >= NAMES_KEPT:
+            self._stamps.clear()
+            self._oldest_stamp = self._newest_stamp + 1
+            self._newest_stamp += 1
+        self._newest_stamp += 1
+        self._stamps[number] = self._newest_stamp
 
 
 def _write_back(number: int) -> None:
