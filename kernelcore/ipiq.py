@@ -78,7 +78,7 @@ def send_ipiq(target: GlobalData, fn: IpiFunc, arg1: Any = None, arg2: int = 0) 
         finally:
             target.gd_intr_nesting_level = idle.td_critcount = 0
             cpu.gd = gd
-        q.xindex = seq
+            q.xindex = seq
         return seq  # type: ignore[no-any-return]
     if q.windex - q.rindex > q.high:
         td = gd.gd_curthread

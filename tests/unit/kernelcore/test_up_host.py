@@ -9,9 +9,10 @@ import pytest
 
 from kernelcore import stat
 from kernelcore.defs import TDPRI
-from kernelcore.globaldata import NO_CPU, cpu, mycpu
+from kernelcore.globaldata import NO_CPU, cpu, globaldata_find, mycpu
 from kernelcore.host.domain import PUMP_SWITCHES
 from kernelcore.host.up import UpHost
+from kernelcore.ipiq import send_ipiq, send_ipiq_passive, seq_ipiq, wait_ipiq
 from kernelcore.panic import KernelPanic
 from kernelcore.sched import lwkt_user_yield
 from kernelcore.sleep import EWOULDBLOCK, tsleep, wakeup
@@ -157,3 +158,52 @@ def test_borrowed_structures_are_used_again_under_their_new_name(host: UpHost) -
     assert [name for name, _tid in names] == ["getattr", "read"]
     assert names[0][1] == names[1][1]
     assert stat.ps(host) == []
+
+
+def test_a_cpu_at_rest_takes_its_interrupt_at_once_and_in_order(host: UpHost) -> None:
+    story: list[tuple[int, str]] = []
+
+    def note(text: str, _arg2: int) -> None:
+        assert mycpu().gd_intr_nesting_level == 1
+        assert mycpu().gd_curthread.td_critcount == 1
+        story.append((mycpu().gd_cpuid, text))
+
+    def relay(text: str, _arg2: int) -> None:
+        send_ipiq(globaldata_find(0), note, f"{text} comes back")  # cpu 0 runs a thread: it must wait
+        send_ipiq(globaldata_find(1), note_here, text)  # oneself: a call
+
+    def note_here(text: str, _arg2: int) -> None:
+        story.append((mycpu().gd_cpuid, text))
+
+    async def body() -> None:
+        other = globaldata_find(1)
+        seq = send_ipiq(other, note, "at once")
+        assert story == [(1, "at once")]
+        assert (seq, seq_ipiq(other), mycpu().gd_cpuid) == (1, 1, 0)
+        wait_ipiq(other, seq)
+        send_ipiq(other, relay, "relayed")
+        assert story[1:] == [(1, "relayed")]
+        await lwkt_user_yield()
+        assert story[2:] == [(0, "relayed comes back")]
+        send_ipiq_passive(other, note, "passive")
+        seq = send_ipiq(other, note, "behind it")
+        assert len(story) == 3
+        wait_ipiq(other, seq)
+        assert story[3:] == [(1, "passive"), (1, "behind it")]
+
+    host.call(body())
+    queues = [q for gd in host.gds for q in gd.gd_ipiq]
+    assert all(q.windex == q.rindex == q.xindex and not q.fifo for q in queues)
+
+
+def test_what_an_interrupt_taken_at_once_raises_reaches_the_sender(host: UpHost) -> None:
+    async def body() -> str:
+        with pytest.raises(ZeroDivisionError):
+            send_ipiq(globaldata_find(1), lambda _a, _b: 1 // 0)
+        assert mycpu().gd_cpuid == 0
+        wait_ipiq(globaldata_find(1), seq_ipiq(globaldata_find(1)))
+        await lwkt_user_yield()
+        return "goes on"
+
+    assert host.call(body()) == "goes on"
+    assert all(gd.gd_intr_nesting_level == 0 for gd in host.gds)
