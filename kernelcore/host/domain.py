@@ -241,23 +241,6 @@ class Domain:
 
     # ------------------------------------------------------------ system calls
 
-    def borrow(self, body: Body, name: str = "syscall") -> Thread:
-        """Take a thread structure for a request and give it its coroutine; it is on no queue yet."""
-        gd = self.gds[0]
-        if self._free_threads:
-            td = self._free_threads.pop()
-            if td.td_gd is not gd or td.td_pri != KERN_DAEMON:
-                set_home(td, gd, KERN_DAEMON)
-            td.td_comm = name
-            td.td_result = td.td_exc = None
-            td.td_sig = 0
-        else:
-            td = Thread(gd, name, KERN_DAEMON, TDF_SYSCALL)
-        td.set_body(body)
-        gd.gd_tdallq[td] = None
-        self.syscalls += 1
-        return td
-
     def give_back(self, td: Thread) -> None:
         """Return a borrowed structure whose body has ended; the reply goes out before the host does anything else."""
         if self._releases:
@@ -273,6 +256,8 @@ class Domain:
     def enter_syscall(self, body: Body, name: str = "syscall") -> Thread:
         """Drive the coroutine of a request up to its first block, inline, on CPU 0; `is_done` tells if that was all.
 
+        It borrows a thread structure; the host gives it back when the body has ended.
+
         Raises:
             WrongContext: called from within a kernel thread.
         """
@@ -285,7 +270,18 @@ class Domain:
         cpu.gd = gd
         self._began = now = self.clock()  # _start_budget, written out
         self._deadline = now + PUMP_SECONDS
-        td = self.borrow(body, name)
+        if self._free_threads:
+            td = self._free_threads.pop()
+            if td.td_gd is not gd or td.td_pri != KERN_DAEMON:
+                set_home(td, gd, KERN_DAEMON)
+            td.td_comm = name
+            td.td_result = td.td_exc = None
+            td.td_sig = 0
+        else:
+            td = Thread(gd, name, KERN_DAEMON, TDF_SYSCALL)
+        td.set_body(body)
+        gd.gd_tdallq[td] = None
+        self.syscalls += 1
         enqueue_first(gd, td)  # a request does not wait behind what the pump has left over
         self._running = True
         try:
