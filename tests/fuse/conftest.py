@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -52,33 +53,34 @@ def command(*args: object) -> list[str]:
 Mounter = Callable[..., "contextlib.AbstractContextManager[Mount]"]
 
 
+@contextlib.contextmanager
+def mount_in(folder: Path, spec: object, options: str = "ro", *, quiet: bool = True) -> Iterator[Mount]:
+    """A mount below a folder; fails when the daemon complained or did not end."""
+    root = folder / f"mnt{len(list(folder.iterdir()))}"
+    root.mkdir()
+    log = folder / f"{root.name}.log"
+    with log.open("wb") as out:
+        daemon = subprocess.Popen(command("-f", "-o", options, spec, root), stderr=out, stdout=out)
+    mount = Mount(daemon, root, log)
+    try:
+        _wait_for(mount)
+        yield mount
+        if daemon.poll() is None:
+            assert mount.unmount() == 0, mount.said()
+    finally:
+        if daemon.poll() is None:
+            daemon.kill()
+            daemon.wait()
+        if os.path.ismount(root) or _is_dead(root):
+            subprocess.run(["umount", "-l", str(root)], check=False, capture_output=True)
+    if quiet:
+        assert mount.said() == ""
+
+
 @pytest.fixture
 def mounted(tmp_path: Path) -> Mounter:
-    """``with mounted(spec, "ro,asof=0x…") as mount``; fails when the daemon complained or did not end."""
-
-    @contextlib.contextmanager
-    def mount(spec: str, options: str = "ro", *, quiet: bool = True) -> Iterator[Mount]:
-        root = tmp_path / f"mnt{len(list(tmp_path.iterdir()))}"
-        root.mkdir()
-        log = tmp_path / f"{root.name}.log"
-        with log.open("wb") as out:
-            daemon = subprocess.Popen(command("-f", "-o", options, spec, root), stderr=out, stdout=out)
-        mount = Mount(daemon, root, log)
-        try:
-            _wait_for(mount)
-            yield mount
-            if daemon.poll() is None:
-                assert mount.unmount() == 0, mount.said()
-        finally:
-            if daemon.poll() is None:
-                daemon.kill()
-                daemon.wait()
-            if os.path.ismount(root) or _is_dead(root):
-                subprocess.run(["umount", "-l", str(root)], check=False, capture_output=True)
-        if quiet:
-            assert mount.said() == ""
-
-    return mount
+    """``with mounted(spec, "ro,asof=0x…") as mount``; see `mount_in`."""
+    return functools.partial(mount_in, tmp_path)
 
 
 def _wait_for(mount: Mount) -> None:
