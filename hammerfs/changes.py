@@ -32,6 +32,8 @@ from hammerfs.transaction import TidCounter
 
 SLOP_WRITE = 20
 """Big-blocks that stay free when data is written or names are added."""
+SLOP_REBLOCK = 25
+"""Big-blocks that stay free when records move."""
 SLOP_REMOVE = 10
 """Big-blocks that stay free when something is changed or removed."""
 _SLOP_PART = 160
@@ -230,11 +232,19 @@ class Changes:
             NoSpace: It might not.
         """
         alloc = self.alloc
-        total = self.records.volumes.superblock.vol0_stat_bigblocks
-        need = len(self.dirty) * _INODE_SPACE + self.pending * _RECORD_SPACE + self.data_bytes + self.placed_bytes
-        need += nbytes
-        if not alloc.has_space(need, min(slop, total * slop // _SLOP_PART)):
+        if not alloc.has_space(self.reserved_bytes + nbytes, self.slop_bigblocks(slop)):
+            total = self.records.volumes.superblock.vol0_stat_bigblocks
             raise NoSpace(f"{alloc.free_bigblocks} of {total} big-blocks of {BIGBLOCK_SIZE >> 20} MiB are free")
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Space that what is in memory will take, about."""
+        records = len(self.dirty) * _INODE_SPACE + self.pending * _RECORD_SPACE
+        return records + self.data_bytes + self.placed_bytes
+
+    def slop_bigblocks(self, slop: int) -> int:
+        """A slop in big-blocks as far as the volumes are large enough for it."""
+        return min(slop, self.records.volumes.superblock.vol0_stat_bigblocks * slop // _SLOP_PART)
 
     def keeps_history(self, inode: Inode) -> bool:
         """Whether deleted records of an object (of a directory: its entries too) stay."""

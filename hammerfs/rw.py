@@ -16,15 +16,15 @@ from hammerfs.backend import Backend
 from hammerfs.btree.iterate import scan
 from hammerfs.btree.modify import TreeWriter
 from hammerfs.cache import DEFAULT_CACHE_BYTES
-from hammerfs.changes import Changes, WriteOptions
+from hammerfs.changes import SLOP_WRITE, Changes, WriteOptions
 from hammerfs.commit import Commit
-from hammerfs.const import LOCALIZE_INODE, RECTYPE_INODE
+from hammerfs.const import BIGBLOCK_SIZE, BUFSIZE, LOCALIZE_INODE, RECTYPE_INODE
 from hammerfs.device.base import Device
 from hammerfs.device.open import open_devices
 from hammerfs.errors import CorruptError, UsageError
 from hammerfs.filewrite import FileWriter, SetAttr
 from hammerfs.flusher import Flusher, Submit, submit_inline
-from hammerfs.fs import HammerFS, Spec
+from hammerfs.fs import HammerFS, Spec, Statfs
 from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, MIN_INT64
 from hammerfs.namespace import Namespace, Owner
@@ -232,6 +232,13 @@ class WritableFS(HammerFS):
             self.changes.touch(inode, DIRTY_ALL)
             self._after(inode)
 
+    def statfs(self) -> Statfs:
+        """Space and number of inodes; what is kept for metadata and what is in memory counts as used."""
+        found, changes = super().statfs(), self.changes
+        kept = changes.slop_bigblocks(SLOP_WRITE) + self.alloc.delayed_bigblocks
+        taken = kept * (BIGBLOCK_SIZE // BUFSIZE) + changes.reserved_bytes // BUFSIZE
+        return found._replace(bfree=max(0, found.bfree - taken))
+
     # Durability
 
     @property
@@ -316,9 +323,15 @@ class WritableFS(HammerFS):
             lo = localize(pfs_id, LOCALIZE_INODE)
             for elm in scan(self.tree, (lo, MIN_INT64, 0, MIN_INT64, 0), (lo, MAX_INT64, 0, 0, 0)):
                 if elm.rec_type == RECTYPE_INODE and not elm.delete_tid:
-                    self._reap(pfs_id, elm)
+                    self.reap(pfs_id, elm)
 
-    def _reap(self, pfs_id: int, elm: LeafElm) -> None:
+    def reap(self, pfs_id: int, elm: LeafElm) -> None:
+        """Have the next flush remove an object if nothing leads to it any more: no name, and nobody has it open.
+
+        Args:
+            pfs_id: Its PFS.
+            elm: Its live inode record.
+        """
         try:
             data = InodeData.decode(self.records.payload(elm))
         except CorruptError as err:
@@ -326,5 +339,6 @@ class WritableFS(HammerFS):
             return
         if not data.nlinks:
             inode = self.inodes.get_dead_or_alive(pfs_id, elm.obj_id)
-            self.backend.orphans.add((pfs_id, elm.obj_id))
-            self.changes.touch(inode, DIRTY_ALL)
+            if inode.is_dead:
+                self.backend.orphans.add((pfs_id, elm.obj_id))
+                self.changes.touch(inode, DIRTY_ALL)
