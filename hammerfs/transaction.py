@@ -22,17 +22,15 @@ class TidCounter:
     __slots__ = ("_next_id", "_stop_id", "master_id", "next_tid")
 
     def __init__(self, next_tid: int, master_id: int | None = 0) -> None:
-        self.next_tid = next_tid
-        """Not below any id given out."""
+        self.next_tid = next_tid + (master_id is None)
+        """Not below any id given out. A fresh file system counts one less than the ids of its first records: with the
+        low bits unused that does no harm, else it would be given out again."""
         self.master_id = master_id
         self._next_id = self._stop_id = 0
 
     @property
     def newest(self) -> int:
-        """As of this, all is visible that was ever written, and nothing that will be.
-
-        A fresh file system counts one less than the ids of its first records: the unused low bits make up for it.
-        """
+        """As of this, all is visible that was ever written, and nothing that will be."""
         if self.master_id is None:
             return self.next_tid
         return ((self.next_tid + _MASTER_STEP) & ~(_MASTER_STEP - 1)) - 1

@@ -250,6 +250,8 @@ class Twin:
         """Make an object durable, unless the mount ignores it."""
         logs = self.fs.flusher.logs
         self.fs.fsync(self.inode(ino))
+        while not self.fs.host.run():  # a flush that was only started
+            pass
         if self.fs.flusher.logs > logs:
             self.fsynced[ino] = self.now.objs[ino].data
         self.done()
