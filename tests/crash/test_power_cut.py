@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -49,8 +49,12 @@ def test_cuts(workload: Workload, version: int, volumes: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("workload", "version", "volumes"), CASES)
-def test_cuts_long(workload: Workload, version: int, volumes: int, seed: int) -> None:
+def test_cuts_long(
+    workload: Workload, version: int, volumes: int, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     twin = recorded(workload, version, volumes, seed)
-    cut_everywhere(twin, seed, nested=10)
+    checked = cut_everywhere(twin, seed, cuts=700, nested=10)
+    record_property("cuts", checked)
+    assert checked >= 160
