@@ -15,7 +15,7 @@ from kernelcore.globaldata import cpu
 from kernelcore.malloctype import M_NULLOK, M_RNOWAIT, M_WAITOK, MallocType
 from kernelcore.panic import KernelPanic
 from kernelcore.sched import lwkt_migratecpu, lwkt_user_yield, preempt_point
-from kernelcore.slab import kfree, kmalloc, slab_cleanup
+from kernelcore.slab import kfree, kmalloc, kmalloc_wait, slab_cleanup
 from kernelcore.slabcheck import check_slab
 from kernelcore.slabcpu import Slab, SlabCpu
 from kernelcore.sleep import tsleep
@@ -45,7 +45,14 @@ SIZES = (16384, 16384, 16384, 14000, 8192, 3000, 24)
 ZONE_CACHE = 1
 
 FINE = (
-    *(kmalloc, kfree, vars(slab_module)["_free_remote"], vars(slab_module)["_kfree_remote"]),
+    *(
+        kmalloc,
+        kmalloc_wait,
+        kfree,
+        vars(slab_module)["_attend_free"],
+        vars(slab_module)["_free_remote"],
+        vars(slab_module)["_kfree_remote"],
+    ),
     *(Zone.run_dry, Zone.collect, Zone.relink, SlabCpu.retire, SlabCpu.cleanup, vars(SlabCpu)["_sweep"]),
 )
 """What other CPUs may interrupt anywhere, as they do where CPUs are OS threads."""
@@ -79,6 +86,7 @@ class SlabModel:
         self.slab = Slab(host, 512 * ZONE_SIZE, debug=debug, zone_cache=ZONE_CACHE, reserve=0)
         self.types = [MallocType(name, self.slab.memory, self.slab) for name in ("a", "b")]
         self.limited = MallocType("limited", 3 * 16384, self.slab)
+        self.scarce = MallocType("scarce", 2 * 8192, self.slab)
         self.exact = exact
         """Whether nobody interrupts a call, so that limits are hard."""
         self.live: dict[Chunk, tuple[MallocType, int]] = {}
@@ -234,6 +242,11 @@ class _Worker:
         self.model.free(chunk)
         self.model.misfree(chunk, mtype)
 
+    async def op_wait(self, _arg: int) -> None:
+        """Sleep until others have freed enough; in debug mode that would be a panic."""
+        if not self.model.slab.debug:
+            self.model.take(await kmalloc_wait(8192, self.model.scarce), self.model.scarce, 8192)
+
     def op_cleanup(self, _arg: int) -> None:
         slab_cleanup()
 
@@ -252,7 +265,7 @@ class _Worker:
 
 
 def check_slabs(case: SlabCase, fine: bool = False) -> None:
-    """L1 to L8 on one case."""
+    """L1 to L8 on one case; who waits for memory gets it."""
     with simulate(case.sim, 40_000, FINE if fine else ()) as host:
         model = SlabModel(host, case.debug, exact=not fine)
 
@@ -261,8 +274,24 @@ def check_slabs(case: SlabCase, fine: bool = False) -> None:
                 model.check()
 
         host.watches.append(watch)
+        left = len(case.threads)
+
+        async def work(worker: _Worker) -> None:
+            nonlocal left
+            await worker.run()
+            left -= 1
+
+        async def janitor() -> None:
+            """Free what others wait for, when they all do."""
+            while left:
+                for chunk in [chunk for chunk, (mtype, _mark) in model.live.items() if mtype is model.scarce]:
+                    if chunk in model.live:
+                        model.free(chunk)
+                await tsleep("janitor", 0, "janitor", 4.0)
+
         for cpuid, ops in case.threads:
-            host.spawn(_Worker(model, ops).run, cpu_id=cpuid % case.sim.ncpus)
+            host.spawn(work, _Worker(model, ops), cpu_id=cpuid % case.sim.ncpus)
+        host.spawn(janitor, cpu_id=0)
         host.run_to_end("L8")
         model.check()
         _empty(host, model)
