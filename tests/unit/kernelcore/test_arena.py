@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kernelcore import stat
 from kernelcore.arena import CHUNK, REGION_CHUNKS, Arena, Buf
 from kernelcore.panic import KernelPanic
 
@@ -63,6 +64,21 @@ def test_runs_are_neighbours_in_memory() -> None:
     for buf in run:
         arena.free(buf)
     assert arena.alloc_run(6) is not None
+
+
+def test_the_memory_of_one_buffer_is_given_back_and_the_others_stay() -> None:
+    arena = Arena(2 * CHUNK, name="discarding")
+    first, second = arena.alloc(), arena.alloc()
+    assert first is not None
+    assert second is not None
+    first.mv[:3] = second.mv[:3] = b"abc"
+    assert arena.discard(first) == CHUNK
+    assert bytes(first.mv[:3]) + bytes(second.mv[:3]) == b"\0\0\0abc"
+    arena.free(first)
+    arena.free(second)
+    assert "discarding" in {row.name for row in stat.arenas()}
+    arena.close()
+    assert "discarding" not in {row.name for row in stat.arenas()}
 
 
 @pytest.mark.parametrize("debug", [False, True])
