@@ -75,19 +75,19 @@ def deleted_rows(fs: HammerFS, directory: Inode, path: str, *, recursive: bool =
     """
     need_dir(directory)
     newest: dict[bytes, Row] = {}
-    for entry in deleted_entries(fs.records, directory):
-        full = os.path.join(path, os.fsdecode(entry.name))
+    for gone in deleted_entries(fs.records, directory):
+        full = os.path.join(path, os.fsdecode(gone.name))
         row = {
             "path": full,
-            "type": TYPE_NAMES.get(entry.obj_type, "unknown"),
-            "ino": tid_text(entry.obj_id),
-            "deleted_tid": tid_text(entry.delete_tid),
-            "deleted_ts": entry.delete_ts,
-            "restore": f"{full}@@{tid_text(entry.delete_tid - 1)}",
+            "type": TYPE_NAMES.get(gone.obj_type, "unknown"),
+            "ino": tid_text(gone.obj_id),
+            "deleted_tid": tid_text(gone.delete_tid),
+            "deleted_ts": gone.delete_ts,
+            "restore": f"{full}@@{tid_text(gone.delete_tid - 1)}",
         }
-        known = newest.get(entry.name)
+        known = newest.get(gone.name)
         if known is None or str(known["deleted_tid"]) < str(row["deleted_tid"]):
-            newest[entry.name] = row
+            newest[gone.name] = row
     present = {entry.name: entry for entry in fs.readdir(directory)}
     yield from (row for name, row in sorted(newest.items()) if name not in present)
     if recursive:
