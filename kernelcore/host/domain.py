@@ -34,7 +34,7 @@ from kernelcore.globaldata import GlobalData, cpu
 from kernelcore.host.gilprobe import GilProbe
 from kernelcore.ipiq import Ipiq, process_ipiq
 from kernelcore.panic import KernelPanic, WrongContext, thread_label
-from kernelcore.sched import OFF_RUNQ, enqueue_first, set_home
+from kernelcore.sched import OFF_RUNQ, enqueue_first, set_home, thread_state
 from kernelcore.switch import abandon, resume, switched_out, thread_ended, thread_raised
 from kernelcore.thread import Body, Thread
 from kernelcore.token import CheckedToken, Token, switch_in
@@ -435,6 +435,12 @@ class Domain:
         """A thread died of `exc` and nobody joins it: keep it for the host. Replaceable."""
         self.panics.append((td, exc))
 
+    def _raise_panic(self) -> None:
+        """A thread that nobody joins has died: the caller must hear of it, there is no console."""
+        if self.panics:
+            td, exc = self.panics.pop(0)
+            raise KernelPanic(f"thread '{td.td_comm}' died: {exc!r}") from exc
+
     # --------------------------------------------------------- debug, shutdown
 
     def check_switch_out(self, gd: GlobalData, td: Thread) -> None:
@@ -458,6 +464,15 @@ class Domain:
         panic, self._dropped_coroutine = self._dropped_coroutine, None
         if panic is not None:
             raise panic
+
+    def _blocked(self) -> str:
+        """Say of every thread what it waits for; without thread numbers, for the same seed gives the same text."""
+        waits = [
+            f"cpu {gd.gd_cpuid} '{td.td_comm}' ({thread_state(td)}) waits for {td.td_wmesg or td.td_wchan!r}"
+            for gd in self.gds
+            for td in gd.gd_tdallq
+        ]
+        return "; ".join(waits) or "no thread is left"
 
     def stop(self) -> None:
         """Close every thread that has not ended. The domain cannot be used afterwards."""

@@ -429,14 +429,6 @@ class SimHost(Domain):
         if self.trace is not None:
             self.trace(kind, gd, text)
 
-    def _blocked(self) -> str:
-        waits = [
-            f"cpu {gd.gd_cpuid} '{td.td_comm}' ({thread_state(td)}) waits for {td.td_wmesg or td.td_wchan!r}"
-            for gd in self.gds
-            for td in gd.gd_tdallq
-        ]
-        return "; ".join(waits) or "no thread is left"
-
 
 def _never() -> bool:
     return False

@@ -27,7 +27,7 @@ from kernelcore.host.bell import Bell
 from kernelcore.host.domain import Domain
 from kernelcore.ipiq import look_before_halt, process_ipiq
 from kernelcore.panic import KernelPanic, thread_label
-from kernelcore.sched import lwkt_schedule, thread_state
+from kernelcore.sched import lwkt_schedule
 from kernelcore.switch import pick, resume
 from kernelcore.thread import Thread, lwkt_create
 from kernelcore.token_thread import ThreadToken
@@ -196,11 +196,6 @@ class ThreadHost(Domain):
             self._news.wait(LOOK_SECONDS)
             self._news.clear()
 
-    def _raise_panic(self) -> None:
-        if self.panics:
-            td, exc = self.panics.pop(0)
-            raise KernelPanic(f"{thread_label(td)} died: {exc!r}") from exc
-
     def _all_ended(self) -> bool:
         return self._at_rest() and not any(gd.gd_tdallq for gd in self.gds)
 
@@ -212,14 +207,6 @@ class ThreadHost(Domain):
         if any(gd.gd_ipimask or gd.gd_reqflags or gd.gd_runmask or _has_timer(gd) for gd in self.gds):
             return False
         return all(self._idle) and entries == [gd.gd_cnt.v_idle for gd in self.gds]
-
-    def _blocked(self) -> str:
-        waits = [
-            f"{thread_label(td)} ({thread_state(td)}) waits for {td.td_wmesg or td.td_wchan!r}"
-            for gd in self.gds
-            for td in gd.gd_tdallq
-        ]
-        return "; ".join(waits) or "no thread is left"
 
     # ------------------------------------------------------------ the CPUs
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from kernelcore.host.domain import Domain
 from kernelcore.panic import KernelPanic
-from kernelcore.sched import thread_state
 from kernelcore.thread import Thread
 
 T = TypeVar("T")
@@ -65,22 +64,8 @@ class UpHost(Domain):
                 raise KernelPanic(f"deadlock: {self._blocked()}")
             self._idle(None if deadline is None else deadline - self.clock())
 
-    def _raise_panic(self) -> None:
-        """A thread that nobody joins has died: the caller must hear of it, there is no console."""
-        if self.panics:
-            td, exc = self.panics.pop(0)
-            raise KernelPanic(f"thread '{td.td_comm}' died: {exc!r}") from exc
-
     def _idle(self, seconds: float | None) -> None:
         if self.outstanding:
             self._event.wait(seconds)
         elif seconds is not None and seconds > 0:
             time.sleep(seconds)
-
-    def _blocked(self) -> str:
-        waits = [
-            f"'{td.td_comm}' ({thread_state(td)}) waits for {td.td_wmesg or td.td_wchan!r}"
-            for gd in self.gds
-            for td in gd.gd_tdallq
-        ]
-        return "; ".join(waits) or "no thread is left"

@@ -387,5 +387,5 @@ def test_a_deadlock_names_who_waits_for_what(host: UpHost) -> None:
     async def body() -> None:
         await tsleep("x", 0, "godot")
 
-    with pytest.raises(KernelPanic, match=r"deadlock: 'estragon' \(S\) waits for 'godot'"):
+    with pytest.raises(KernelPanic, match=r"deadlock: cpu 0 'estragon' \(S\) waits for 'godot'"):
         host.call(body(), "estragon")

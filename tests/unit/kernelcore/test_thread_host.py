@@ -494,7 +494,7 @@ def test_the_death_of_a_thread_that_nobody_joins_is_heard(host: ThreadHost, capl
 
     with caplog.at_level(logging.ERROR, "kernelcore"):
         host.spawn(dies, name="unlucky", cpu_id=1)
-        with pytest.raises(KernelPanic, match=r"thread 'unlucky' .* died: ValueError\('bad luck'\)"):
+        with pytest.raises(KernelPanic, match=r"thread 'unlucky' died: ValueError\('bad luck'\)"):
             host.wait_until_ended()
 
 
@@ -502,7 +502,7 @@ def test_a_deadlock_is_named(host: ThreadHost) -> None:
     async def waits() -> None:
         await tsleep("godot", 0, "godot")
 
-    with pytest.raises(KernelPanic, match=r"deadlock in domain 'threads': thread 'estragon' .* waits for 'godot'"):
+    with pytest.raises(KernelPanic, match=r"deadlock in domain 'threads': cpu 2 'estragon' \(S\) waits for 'godot'"):
         host.call(waits(), cpu_id=2, name="estragon")
 
 
