@@ -30,7 +30,7 @@ from hammerfs.const import (
     ZONE_META,
 )
 from hammerfs.dirent import entry_localization
-from hammerfs.errors import CorruptError, CrcError
+from hammerfs.errors import CorruptError, CrcError, HammerError, NoSpace
 from hammerfs.filewrite import FileWriter
 from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, Key
@@ -104,16 +104,21 @@ class Backend:
                     return True
         return False
 
-    def prepare(self) -> None:
+    def prepare(self) -> HammerError | None:
         """Bring the data of all changed files to new space; nothing refers to it yet.
 
+        Returns:
+            Why data of some file is lost, if it is: no space was left for it, or old bytes beside it are damaged. Its
+            next fsync tells, too.
+
         Raises:
-            NoSpace: There is none.
             DeviceError: The device failed. What was written is kept for another try.
         """
+        lost: HammerError | None = None
         with self.cache.section():
             for inode in self.changes.dirty:
-                self._prepare(inode)
+                lost = self._prepare(inode) or lost
+        return lost
 
     def give_up(self) -> None:
         """A change of the tree has failed: forget what it did in memory."""
@@ -159,16 +164,18 @@ class Backend:
         self.tree.seal()
         self.alloc.settle()
 
-    def _prepare(self, inode: Inode) -> None:
+    def _prepare(self, inode: Inode) -> HammerError | None:
         """Data first: all of it is on the media before anything refers to it."""
         if inode.is_dead:
             self._files.discard(inode)
         elif inode.dirty is not None:
             try:
                 self._files.blocks_to_media(inode)
-            except CrcError as err:  # the old bytes of a block are damaged: what was written over them is lost
+            except (CrcError, NoSpace) as err:  # it must not keep everything else from being flushed
                 inode.error = err
                 self._files.discard_blocks(inode)
+                return err
+        return None
 
     def _done(self, inode: Inode) -> None:
         """The tree holds everything of this inode now."""

@@ -302,7 +302,7 @@ class Flusher:
         if self._changes.failed is not None:
             return
         try:
-            backend.prepare()  # nobody else may run between this and the change of the tree
+            self._error = backend.prepare()  # nobody else may run between this and the change of the tree
         except HammerError as err:
             log.error("flush put off: %s", err)
             self._error = err
