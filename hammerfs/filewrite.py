@@ -127,11 +127,11 @@ class FileWriter:
             HammerError: As `truncate`, when there is a size.
         """
         changes, data = self._changes, inode.data
-        flags_only = new.uflags is not None and new._replace(uflags=None) == _NOTHING
-        if flags_only:
+        if new.uflags is not None and new._replace(uflags=None) == _NOTHING:
             changes.check_alive(inode)
         else:
-            changes.check_writable(inode)
+            of_write = new.ctime_us is not None and new._replace(mtime_us=None, ctime_us=None) == _NOTHING
+            changes.check_writable(inode, appending=of_write)  # the kernel's times of data that was added
         if new.size is not None:
             self.truncate(inode, new.size)
         if new.mode is not None:

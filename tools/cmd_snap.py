@@ -105,10 +105,12 @@ def run_snap(args: argparse.Namespace) -> int:
             raise UsageError(f"{args.verb} makes a link on a mount; on an image use snapq")
         link = Path(args.path)
         if link.is_dir():
-            link = link / time.strftime("snap-%Y%m%d-%H%M")
+            link = Path(os.path.realpath(link)) / time.strftime("snap-%Y%m%d-%H%M")
         directory = str(link.parent)
         if link.is_symlink() or link.exists():
             raise UsageError(f"{link} is there already")
+        if "@@" in directory:
+            raise UsageError(f"{directory} is in the past: no link can be made there")
     with open_session(args, directory) as session:
         taken = session.run("snap", directory, label=args.note)
         target = _target(args.verb, session, directory, taken)
@@ -125,7 +127,7 @@ def _target(verb: str, session: Session, directory: str, taken: dict[str, Any]) 
     """Where a snapshot is: the root of the file system, or the directory itself, as of its TID."""
     if verb == "snap":
         return f"{session.place.rstrip('/')}/@@{taken['tid']}"
-    if Path(directory).name in {"", ".", ".."}:
+    if os.path.realpath(directory) == session.place or Path(directory).name in {"", ".", ".."}:
         return f"{directory.rstrip('/')}/@@{taken['tid']}"
     return f"{directory}@@{taken['tid']}"
 
@@ -166,10 +168,15 @@ def run_chflags(args: argparse.Namespace) -> int:
     """Set or clear flags."""
     words = args.flags.split(",")
     for path in args.paths:
-        with open_session(args, path if args.volumes else os.path.dirname(path) or ".") as session:
+        with open_session(args, path if args.volumes else _beside(path)) as session:
             uflags = session.run("lsflags", path)["uflags"]
             session.run("chflags", path, uflags=_changed(uflags, words))
     return 0
+
+
+def _beside(path: str) -> str:
+    """A path in the same file system that leads nowhere else: of a symbolic link the directory it is in."""
+    return os.path.dirname(path) or "." if os.path.islink(path) else path
 
 
 def _changed(uflags: int, words: list[str]) -> int:
@@ -189,7 +196,7 @@ def run_lsflags(args: argparse.Namespace) -> int:
     """Print flags."""
     rows = []
     for path in args.paths:
-        with open_session(args, path if args.volumes else os.path.dirname(path) or ".") as session:
+        with open_session(args, path if args.volumes else _beside(path)) as session:
             uflags = session.run("lsflags", path)["uflags"]
         rows.append((path, [name for name, bit in FLAGS.items() if uflags & bit]))
     if args.json:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from hammerfs.errors import NotFound, UsageError
+from hammerfs.errors import HammerError, NotFound, UsageError
 from hammerfs.maint.verbs import Context, run_verb
 from hammerfs.rw import WritableFS
 from hammerfs.vfs.control_proto import RemoteError, decode, encode, sockets_for
@@ -104,6 +104,9 @@ def _connect(path: str) -> socket.socket:
                 refused = err
             continue
         return connection
+    if isinstance(refused, ConnectionRefusedError):
+        place = _mountpoint_of(path)
+        raise HammerError(f"{place}: the daemon of this mount has died; clear it by: fusermount3 -u {place}")
     if refused is not None:
         raise UsageError(f"{path}: the daemon of this mount can't be asked: {refused.strerror}")
     raise UsageError(f"{path} is not on a HAMMER file system mounted for writing; for an image name it with -f VOL")

@@ -16,9 +16,9 @@ from typing import Any
 
 import trio
 
-from hammerfs.errors import HammerError, NotPermitted
+from hammerfs.errors import HammerError, NotPermitted, UsageError
 from hammerfs.maint.verbs import VERBS, Context, error_reply, run_verb
-from hammerfs.vfs.control_proto import MAX_LINE, decode, encode
+from hammerfs.vfs.control_proto import MAX_LINE, check_args, decode, encode
 from kernelcore.host.trio_host import TrioHost
 from kernelcore.msgport import LwktMsg, domsg, initmsg, lwkt_port, service_loop
 from kernelcore.thread import Thread, lwkt_create
@@ -56,10 +56,11 @@ class ControlServer:
         self.busy = 0
         """Requests under way."""
 
-    async def serve(self, path: Path) -> None:
-        """Serve until cancelled; the socket is there only meanwhile."""
+    async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; the socket is there only meanwhile, and once this has started."""
         await self._host.syscall(self._start())
         listener = _listen(path)
+        task_status.started()
         if listener is None:
             return
         try:
@@ -111,9 +112,12 @@ class ControlServer:
             request = decode(line)
             name, args = str(request.get("verb")), request.get("args") or {}
             verb = VERBS.get(name)
-            if verb is not None and verb.needs_owner and _peer_uid(stream) not in {0, os.geteuid()}:
+            if verb is None:
+                raise UsageError(f"there is no verb '{name}'")
+            check_args(name, verb.run, args)
+            if verb.needs_owner and _peer_uid(stream) not in {0, os.geteuid()}:
                 raise NotPermitted(f"{name} is for root and the owner of the mount")
-            if verb is not None and verb.fixes_time:
+            if verb.fixes_time:
                 await self._before_fixing()
             return await self._host.syscall(self._ask(name, args))
         except HammerError as err:

@@ -154,7 +154,7 @@ class _Mount:
                 nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, self._mountpoint)
                 device = device_number(self._mountpoint)
                 if control is not None and device is not None:
-                    nursery.start_soon(control.serve, runtime_dir(os.geteuid()) / socket_name(device))
+                    await nursery.start(control.serve, runtime_dir(os.geteuid()) / socket_name(device))
                 self._ready()
                 _quiet_collector()
                 await pyfuse3.main()

@@ -24,8 +24,10 @@ from hammerfs.const import (
     OBJTYPE_FIFO,
     OBJTYPE_REGFILE,
     OBJTYPE_SOCKET,
+    SF_APPEND,
+    UF_APPEND,
 )
-from hammerfs.errors import HammerError, NotFound
+from hammerfs.errors import HammerError, NotFound, NotPermitted
 from hammerfs.filewrite import SetAttr
 from hammerfs.fuse.operations import NAMES_KEPT, Entry, OpenDir, Operations, entry_attributes
 from hammerfs.fuse.service import Service
@@ -49,6 +51,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 _TICK_US = 1_000_000
 """More than the kernel's clock takes to move on, and a write to come here on a busy host. If a time is older, it got
 lost (its writer was killed), and that of our own is the better one."""
+_APPEND_ONLY = UF_APPEND | SF_APPEND
 _LAST_US = (1 << 64) - 1
 _REPLY = 32
 """Entries of a directory that one reply may hold, about."""
@@ -238,6 +241,9 @@ class WritableOperations(Operations):
                 raise FUSEError(errno.EROFS)
             return FileInfo(fh=FileHandleT(inode), keep_cache=True)
         found = await self._inode(node)
+        if flags & (os.O_ACCMODE | os.O_TRUNC):  # now: what is written later only the kernel's cache would hear of
+            appending = bool(flags & os.O_APPEND) and not flags & os.O_TRUNC
+            await self._answer(self._check_writable, found, appending)
         if flags & os.O_TRUNC:
             self._kernel_times.setdefault(inode, (found.data.mtime, found.data.ctime))
             await self._change(self._fs.truncate, found, 0)
@@ -266,6 +272,8 @@ class WritableOperations(Operations):
         inode = await self._inode(node)
         if fh not in self._kernel_times:
             self._kernel_times[fh] = inode.data.mtime, inode.data.ctime
+        if inode.data.uflags & _APPEND_ONLY and off < inode.size:
+            return await self._append(inode, off, buf)
         count = await self._change(self._fs.write, inode, off, buf)
         self._nodes.forget_attrs(fh)
         return count
@@ -293,6 +301,21 @@ class WritableOperations(Operations):
             return await self._service.call(fn, *args)
         except HammerError as err:
             raise self._refusal(err) from err
+
+    def _check_writable(self, inode: Inode, appending: bool) -> None:
+        self._fs.changes.check_writable(inode, appending=appending)
+
+    async def _append(self, inode: Inode, off: int, buf: bytes) -> int:
+        """The kernel writes whole pages: what it repeats of a file that is only added to must be what is there."""
+        there = inode.size - off
+        try:
+            if await self._service.read(inode, off, min(there, len(buf))) != buf[:there]:
+                raise NotPermitted("append-only", **inode.place)
+        except HammerError as err:
+            raise self._refusal(err) from err
+        if len(buf) > there:
+            await self._change(self._fs.write, inode, inode.size, buf[there:])
+        return len(buf)
 
     async def _take_times(self, number: int, inode: Inode) -> None:
         """Data came, but no time after it: if that was within one tick of the kernel's clock, its times stand."""

@@ -77,8 +77,15 @@ async def _snapls(ctx: Context, path: str) -> dict[str, Any]:
 async def _snaprm(ctx: Context, path: str, tids: list[str]) -> dict[str, Any]:
     """Remove snapshots from the PFS that holds a path."""
     pfs_id = ctx.find(path).pfs_id
-    await snapshots.remove(ctx.fs, pfs_id, [int(tid, 16) for tid in tids])
+    await snapshots.remove(ctx.fs, pfs_id, [_tid(tid) for tid in tids])
     return {"pfs": pfs_id, "removed": tids}
+
+
+def _tid(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise UsageError(f"snaprm: '{text}' is no TID") from None
 
 
 async def _config(ctx: Context, path: str, text: str | None = None) -> dict[str, Any]:
@@ -111,7 +118,7 @@ VERBS = {
     "snapls": Verb(_snapls, needs_owner=False),
     "snaprm": Verb(_snaprm),
     "config": Verb(_config),
-    "chflags": Verb(_chflags),
+    "chflags": Verb(_chflags, fixes_time=True),
     "lsflags": Verb(_lsflags, needs_owner=False),
 }
 

@@ -7,13 +7,15 @@ inside the mount leads to it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
-from hammerfs.errors import HammerError
+from hammerfs.errors import HammerError, UsageError
 
 MAX_LINE = 1 << 20
 """Bytes of the longest message."""
@@ -61,8 +63,42 @@ def decode(line: bytes) -> dict[str, Any]:
     """
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise HammerError("malformed message on the control socket")
     return message
+
+
+def check_args(name: str, verb: Callable[..., Any], args: object) -> None:
+    """See that arguments are those a verb takes, and of its types.
+
+    Args:
+        name: What it is called in the message.
+        verb: Takes a context, and these by name; its annotations are plain types, lists of them, or alternatives.
+        args: What came with the request.
+
+    Raises:
+        UsageError: They are not.
+    """
+    wanted = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
+    if not isinstance(args, dict):
+        raise UsageError(f"{name}: arguments are no object")
+    unknown = args.keys() - {parameter.name for parameter in wanted}
+    if unknown:
+        raise UsageError(f"{name}: unknown argument '{min(unknown)}'")
+    for parameter in wanted:
+        if parameter.name not in args:
+            if parameter.default is parameter.empty:
+                raise UsageError(f"{name}: argument '{parameter.name}' is missing")
+        elif not _fits(args[parameter.name], parameter.annotation):
+            raise UsageError(f"{name}: argument '{parameter.name}' has the wrong type")
+
+
+def _fits(value: object, wanted: Any) -> bool:
+    """Whether a value that came as JSON is of a type; True and False are no numbers."""
+    if isinstance(wanted, UnionType):
+        return any(_fits(value, choice) for choice in get_args(wanted))
+    if get_origin(wanted) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(wanted)[0]) for item in value)
+    return type(value) is wanted

@@ -118,7 +118,8 @@ def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = Non
 
 def run_hammer(*args: object, code: int = 0) -> str:
     """What `hammer` prints, on stderr when it is to fail."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         assert hammer([str(arg) for arg in args]) == code, err.getvalue()
-    return err.getvalue() if code else out.getvalue()
+    out.seek(0)
+    return err.getvalue() if code else out.read()
