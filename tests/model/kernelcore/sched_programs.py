@@ -7,11 +7,13 @@ was enqueued, can be seen from outside. T1, T2 and T4 are checked by the simulat
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import nullcontext
 from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from kernelcore import sched, switch
 from kernelcore.defs import (
     NPRI,
     TDF_BLOCKED,
@@ -31,17 +33,19 @@ from kernelcore.sched import (
     lwkt_giveaway,
     lwkt_migratecpu,
     lwkt_schedule,
+    lwkt_setcpu_self,
     lwkt_setpri,
     lwkt_setpri_self,
     lwkt_switch,
     lwkt_user_yield,
     lwkt_yield,
     lwkt_yield_quick,
+    migrate_finish,
     preempt_point,
     schedulerclock,
 )
 from kernelcore.sleep import lwkt_sleep, tsleep
-from kernelcore.thread import Thread, join, lwkt_create, lwkt_exit, lwkt_hold, lwkt_rele
+from kernelcore.thread import Thread, finish_exit, join, lwkt_create, lwkt_exit, lwkt_hold, lwkt_rele
 from tests.model.kernelcore.harness import CheckedHost, Sim, expect, sims, simulate
 from tests.model.kernelcore.token_programs import watched_pick
 
@@ -52,6 +56,14 @@ OPS = (
     *("migrate", "child", "child", "exit", "hold", "hold", "rele", "park", "unpark", "bounce", "give", "give_self"),
 )
 _ALIVE = TDF_RUNQ | TDF_TSLEEP_DESCHEDULED | TDF_BLOCKED | TDF_MIGRATING | TDF_NOSTART | TDF_EXITING | TDF_DEAD
+
+
+# What CPUs do with a thread that is, or was, another's.
+FINE = (
+    *(lwkt_acquire, lwkt_giveaway, vars(sched)["_leave_cpu"], lwkt_setcpu_self, migrate_finish, lwkt_schedule),
+    *(lwkt_deschedule, lwkt_setpri, lwkt_hold, lwkt_rele, join, lwkt_create, finish_exit),
+    *(switch.switched_out, switch.thread_ended),
+)
 
 
 class SchedCase(NamedTuple):
@@ -285,16 +297,18 @@ class _Actor:
         await join(td)
 
 
-def check_sched(case: SchedCase) -> None:
+def check_sched(case: SchedCase, fine: bool = False) -> None:
     """T1 to T6 on one case."""
-    with simulate(case.sim, 30_000) as host, watched_pick():
+    watch = nullcontext() if fine else watched_pick()
+    with simulate(case.sim, 100_000 if fine else 30_000, FINE if fine else ()) as host, watch:
         play = _Play(host)
         play.actors = [_Actor(play, ops) for _cpu, _pri, _fixed, ops in case.threads]
         for actor, (cpuid, pri, fixed, _ops) in zip(play.actors, case.threads, strict=True):
             flags = TDF_FIXEDCPU if fixed else 0
             actor.td = host.spawn(actor.run, cpu_id=cpuid % case.sim.ncpus, pri=pri, flags=flags)
         play.threads += [actor.td for actor in play.actors]
-        host.watches.append(play.check)
+        if not fine:
+            host.watches.append(play.check)
         host.run_to_end("T4")
         for td in play.threads:
             expect(td.td_flags & TDF_DEAD and not td.td_critcount, "T6, C1", f"{td} has not gone")

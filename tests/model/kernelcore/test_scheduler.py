@@ -15,8 +15,21 @@ def test_random_programs(case: SchedCase) -> None:
     check_sched(case)
 
 
+@quick(60)
+@given(sched_cases())
+def test_interrupted_anywhere(case: SchedCase) -> None:
+    check_sched(case, fine=True)
+
+
 @pytest.mark.long
 @deep(5_000)
 @given(sched_cases(max_threads=10, max_ops=24))
 def test_random_programs_long(case: SchedCase) -> None:
     check_sched(case)
+
+
+@pytest.mark.long
+@deep(2_000)
+@given(sched_cases(max_threads=10, max_ops=24))
+def test_interrupted_anywhere_long(case: SchedCase) -> None:
+    check_sched(case, fine=True)
