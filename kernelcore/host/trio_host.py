@@ -165,7 +165,8 @@ class TrioHost(Domain):
             raise WrongContext(f"system call '{name}': domain '{self.name}' belongs to another OS thread: post to it")
         td = self.enter_syscall(body, name)
         if not td.td_flags & _ENDED:
-            self._pump_inline()
+            if self.has_work():
+                self._pump_inline()
             if not td.td_flags & _ENDED:
                 await self._park(td)
         elif self.gds[0].gd_runmask or (self.ncpus > 1 and self.has_work()):
