@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Final
 
 from kernelcore.lab import bench_host, bench_lwkt, bench_memory, bench_mount
@@ -48,6 +49,9 @@ def main(args: argparse.Namespace) -> int:
         for row in chosen:
             print(f"{row.operation}  against  {comparison(row)}")
         return 0
+    if find_spec("trio") is None:
+        print("bench: trio is not installed, with which the services are compared", file=sys.stderr)
+        return 1
     effort = QUICK if args.quick else FULL
     if args.rounds:
         effort = effort._replace(rounds=args.rounds)

@@ -270,6 +270,13 @@ def test_a_mount_that_does_not_come_up_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_bench_without_trio_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "find_spec", lambda _name: None)
+    assert lab.main(["bench", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "bench: trio is not installed, with which the services are compared\n")
+
+
 def test_the_registry_holds_each_row_once() -> None:
     rows = [(row.operation, bench_run.comparison(row)) for row in bench_run.all_rows()]
     assert len(rows) == len(set(rows))
