@@ -328,18 +328,15 @@ class SpinPort(Port):
         """Wait for a message and take it; any number of threads may wait."""
         assert_can_block(cpu.gd, f"waitport({self.mp_name})")  # before the lock is taken
         self.mpu_spin.lock()
-        try:
-            while True:
-                msg = super().getport()
-                if msg is not None:
-                    return msg
-                self.mpu_waiters += 1
-                error = await ssleep(self, self.mpu_spin, flags, self.mp_name)
-                self.mpu_waiters -= 1
-                if error:
-                    return None
-        finally:
-            self.mpu_spin.unlock()
+        # No `finally`: who is put away in its sleep does not hold the lock.
+        while (msg := super().getport()) is None:
+            self.mpu_waiters += 1
+            error = await ssleep(self, self.mpu_spin, flags, self.mp_name)
+            self.mpu_waiters -= 1
+            if error:
+                break
+        self.mpu_spin.unlock()
+        return msg
 
     async def waitmsg(self, msg: LwktMsg, flags: int = 0) -> int:
         """Wait until `msg` is done. A signal (PCATCH) sends one abort request, then waits on."""

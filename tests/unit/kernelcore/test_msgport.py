@@ -536,7 +536,7 @@ def test_a_handler_may_be_async_or_reply_later_by_itself(up: JumpHost, kind: str
     up.call(main())
 
 
-def test_a_thread_that_waits_on_a_spin_port_can_be_put_away() -> None:
+def test_a_thread_that_waits_on_a_spin_port_can_be_put_away(caplog: pytest.LogCaptureFixture) -> None:
     host = JumpHost()
 
     async def main() -> None:
@@ -545,3 +545,17 @@ def test_a_thread_that_waits_on_a_spin_port_can_be_put_away() -> None:
 
     host.call(main())
     host.stop()
+    assert not caplog.records
+
+
+def test_a_signal_ends_the_wait_on_a_spin_port(up: JumpHost) -> None:
+    async def main() -> None:
+        port = SpinPort("served")
+        td = lwkt_create(lambda: port.waitport(PCATCH))
+        await lwkt_user_yield()
+        lwkt_signal(td)
+        assert await join(td) is None
+        sendmsg(port, Request(1, NullReplyPort()))
+        assert take(port).n == 1 and not port.mpu_spin.l_lock.locked()
+
+    up.call(main())
