@@ -200,28 +200,28 @@ def test_the_object_cache_interrupted_anywhere(case: CacheCase) -> None:
 
 
 @pytest.mark.long
-@deep(2_000)
+@deep(1_000)
 @given(slab_cases(8, 40))
 def test_random_programs_of_the_slab_long(case: SlabCase) -> None:
     check_slabs(case)
 
 
 @pytest.mark.long
-@deep(2_000)
+@deep(1_000)
 @given(slab_cases(8, 40))
 def test_the_slab_interrupted_anywhere_long(case: SlabCase) -> None:
     check_slabs(case, fine=True)
 
 
 @pytest.mark.long
-@deep(2_000)
+@deep(1_000)
 @given(cache_cases(8, 40))
 def test_random_programs_of_the_object_cache_long(case: CacheCase) -> None:
     check_caches(case)
 
 
 @pytest.mark.long
-@deep(2_000)
+@deep(1_000)
 @given(cache_cases(8, 40))
 def test_the_object_cache_interrupted_anywhere_long(case: CacheCase) -> None:
     check_caches(case, fine=True)
