@@ -11,6 +11,8 @@ in the section that puts the record into the tree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hammerfs.addr import encode, round16, short_of, vol_of, zone_of
 from hammerfs.bigblock import Block, Cursor, Hold, bigblock_index
 from hammerfs.buffer import DirtyClass
@@ -82,9 +84,32 @@ class Allocator:
         """Free big-blocks that may not be used yet."""
         return len(self._delayed | self._fresh)
 
-    def has_space(self, reserved_bytes: int, slop_bigblocks: int) -> bool:
-        """Whether space is left when `reserved_bytes` are taken and so many big-blocks must stay free."""
-        return self.free_bigblocks - self.delayed_bigblocks >= slop_bigblocks + (reserved_bytes >> BIGBLOCK_BITS)
+    def has_space(self, needs: Mapping[int, int], slop_bigblocks: int) -> bool:
+        """Whether space is left when something is taken and so many big-blocks stay free.
+
+        Args:
+            needs: Bytes to be taken, by zone.
+            slop_bigblocks: Big-blocks that stay free.
+
+        Raises:
+            BufferMiss: As `reserve`.
+            CorruptError: As `reserve`.
+            DeviceError: As `reserve`.
+        """
+        free = self.free_bigblocks - self.delayed_bigblocks - slop_bigblocks
+        if free - len(self._holds) >= len(needs) + (sum(needs.values()) >> BIGBLOCK_BITS):
+            return True
+        for index, hold in self._holds.items():
+            if not hold.delayed and not self._peek(index).zone:
+                free -= 1
+        return free >= sum(-(-max(0, nbytes - self._room(zone)) // BIGBLOCK_SIZE) for zone, nbytes in needs.items())
+
+    def _room(self, zone: int) -> int:
+        """Bytes left in the big-block where a zone goes on, if that one is for it."""
+        pos = self._cursors[zone].next
+        if not pos & BIGBLOCK_MASK or self._freemap.find_layer2(pos) is None:
+            return 0
+        return BIGBLOCK_SIZE - max(pos & BIGBLOCK_MASK, self._peek(bigblock_index(pos)).used_by(zone))
 
     def alloc(self, zone: int, nbytes: int) -> int:
         """Allocate, inside a section.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hammerfs.alloc import Allocator
 from hammerfs.const import (
     BIGBLOCK_SIZE,
+    BUFSIZE,
     SF_APPEND,
     SF_IMMUTABLE,
     SF_NOHISTORY,
@@ -21,6 +22,10 @@ from hammerfs.const import (
     UF_IMMUTABLE,
     UF_NOHISTORY,
     UNDO_SECTOR,
+    ZONE_BTREE,
+    ZONE_LARGE_DATA,
+    ZONE_META,
+    ZONE_SMALL_DATA,
 )
 from hammerfs.dirent import PendingEntries
 from hammerfs.dirty import DirtyData
@@ -40,6 +45,10 @@ _SLOP_PART = 160
 """On a small volume the slop is so much of it: an eighth for writes, half of that for removals."""
 _INODE_SPACE = 192
 _RECORD_SPACE = 128
+_ELEMENT_SPACE = 160
+"""Bytes of an element in a node that has been split."""
+_RESERVE = 1 << 20
+"""Bytes for nodes, and for payloads, that stay when data or names are added to a full volume."""
 _RECORD_UNDO = 10 * UNDO_SECTOR
 """Most bytes of the FIFO that a record costs: a node of its own is saved."""
 _IMMUTABLE = UF_IMMUTABLE | SF_IMMUTABLE
@@ -231,8 +240,16 @@ class Changes:
         Raises:
             NoSpace: It might not.
         """
-        alloc = self.alloc
-        if not alloc.has_space(self.reserved_bytes + nbytes, self.slop_bigblocks(slop)):
+        alloc, pending = self.alloc, self.pending
+        reserve = 0 if slop == SLOP_REMOVE else _RESERVE
+        needs = {
+            ZONE_BTREE: pending * _ELEMENT_SPACE + reserve,
+            ZONE_META: len(self.dirty) * _INODE_SPACE + pending * _RECORD_SPACE + reserve,
+        }
+        if slop != SLOP_REMOVE:
+            needs[ZONE_LARGE_DATA] = self.data_bytes + nbytes
+            needs[ZONE_SMALL_DATA] = min(self.data_bytes + nbytes, (pending + 1) * BUFSIZE)
+        if not alloc.has_space(needs, self.slop_bigblocks(slop)):
             total = self.records.volumes.superblock.vol0_stat_bigblocks
             raise NoSpace(f"{alloc.free_bigblocks} of {total} big-blocks of {BIGBLOCK_SIZE >> 20} MiB are free")
 

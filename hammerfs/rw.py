@@ -184,7 +184,9 @@ class WritableFS(HammerFS):
 
     def unlink(self, directory: Inode, name: bytes) -> Inode:
         """Remove a name; see `Namespace.unlink`."""
-        return self._after(self.namespace.unlink(directory, name))
+        inode = self.namespace.unlink(directory, name)
+        self._bury(inode)
+        return self._after(inode)
 
     def rmdir(self, directory: Inode, name: bytes) -> Inode:
         """Remove an empty directory; see `Namespace.rmdir`."""
@@ -195,6 +197,8 @@ class WritableFS(HammerFS):
     ) -> Inode | None:
         """Give an object another name; see `Namespace.rename`."""
         replaced = self.namespace.rename(old_dir, old_name, new_dir, new_name, noreplace=noreplace)
+        if replaced is not None:
+            self._bury(replaced)
         self._after(old_dir)
         return replaced
 
@@ -229,6 +233,7 @@ class WritableFS(HammerFS):
         """Somebody closes an object; one without a name goes with the last."""
         inode.opens -= 1
         if inode.is_dead:
+            self._bury(inode)
             self.changes.touch(inode, DIRTY_ALL)
             self._after(inode)
 
@@ -290,6 +295,11 @@ class WritableFS(HammerFS):
             self._up.call(self.flusher.flush())
             self._flushed_us = self.options.clock()
         return inode
+
+    def _bury(self, inode: Inode) -> None:
+        """New contents of an object that nobody will see again take no space from now on."""
+        if inode.is_dead:
+            self.files.discard(inode)
 
     def _undo(self) -> None:
         """Stage 1 of recovery, on the media."""

@@ -119,7 +119,8 @@ def _check(twin: Recorded, image: CrashImage, rng: Random) -> Tree:
         got = tree(fs)
         _compare(twin, image.cut, got)
         promise = _newest(twin, image.cut)
-        for tid, state in rng.sample(twin.history[: promise.history], min(2, promise.history)):
+        history = twin.history[: promise.history]
+        for tid, state in rng.sample(history, min(2, len(history))):
             assert different(tree(fs, tid), state.tree()) == []
     finally:
         fs.close()

@@ -24,6 +24,8 @@ WORKLOADS: Sequence[tuple[Workload, int, int]] = [
     (workloads.fsyncs, 3, 1),
     (workloads.wrapping, 7, 1),
     (workloads.wrapping, 1, 1),
+    (workloads.reuse, 7, 1),
+    (workloads.reuse, 3, 1),
     (workloads.held_files, 7, 1),
     (workloads.held_files, 3, 2),
 ]

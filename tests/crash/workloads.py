@@ -7,6 +7,7 @@ from random import Random
 from hammerfs.const import OBJTYPE_DIRECTORY, OBJTYPE_FIFO, OBJTYPE_REGFILE, OBJTYPE_SOFTLINK
 from hammerfs.filewrite import SetAttr
 from tests.crash.cuts import Recorded
+from tests.enginelab import fresh
 from tests.fsmodel import contents
 
 DIRECTORIES = 4
@@ -163,3 +164,19 @@ def held_files(twin: Recorded, rng: Random) -> None:
         if rng.random() < 0.5:
             twin.sync()
     twin.sync()
+
+
+def reuse(twin: Recorded, rng: Random) -> None:
+    """Without history on a small volume: big-blocks become free and are used again all the time."""
+    twin.options.nohistory = True
+    twin.remount(fresh(twin.fs.volumes.version, size=72 << 20))
+    ino = twin.make(1, b"scratch", OBJTYPE_REGFILE)
+    other = twin.make(1, b"other", OBJTYPE_REGFILE)
+    twin.record()
+    for _ in range(12):
+        twin.write(ino, 0, contents(rng, 3 << 20))
+        if rng.random() < 0.3:
+            twin.truncate(ino, 1 << 20)
+        twin.write(other, 0, contents(rng, 20_000))
+        twin.sync()
+    twin.history.clear()

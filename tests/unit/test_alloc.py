@@ -194,10 +194,10 @@ def test_full_volume_and_reuse() -> None:
         with pytest.raises(NoSpace):
             space.alloc.alloc(ZONE_SMALL_DATA, 16)
         space.settle()
-        assert not space.alloc.has_space(0, 1)
+        assert not space.alloc.has_space({}, 1)
     space.flush()
-    assert space.alloc.has_space(0, 1)
-    assert not space.alloc.has_space(BIGBLOCK_SIZE, 1)
+    assert space.alloc.has_space({}, 1)
+    assert not space.alloc.has_space({ZONE_META: BIGBLOCK_SIZE}, 1)
     assert block_of(space.alloc.alloc(ZONE_SMALL_DATA, 16)) == block_of(found[0])
 
 

@@ -205,9 +205,10 @@ class Model(RuleBasedStateMachine):
         free = sum(volume.bigblocks for volume in self.space.volumes) - len(self.owner)
         assert self.space.alloc.free_bigblocks == free
         assert self.space.alloc.delayed_bigblocks == len(self.waiting | self.fresh)
-        usable = free - len(self.waiting | self.fresh)
-        assert self.space.alloc.has_space(0, usable)
-        assert not self.space.alloc.has_space(BIGBLOCK_SIZE, usable)
+        reserved = {block_of(off) for off, _ in self.reserved} - self.owner.keys()
+        usable = free - len(self.waiting | self.fresh | reserved)
+        assert self.space.alloc.has_space({}, usable)
+        assert not self.space.alloc.has_space({ZONE_LARGE_DATA: BIGBLOCK_SIZE}, usable)
 
 
 class Model1(Model):
