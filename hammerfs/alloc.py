@@ -111,6 +111,15 @@ class Allocator:
             return 0
         return BIGBLOCK_SIZE - max(pos & BIGBLOCK_MASK, self._peek(bigblock_index(pos)).used_by(zone))
 
+    def bytes_free(self, off: int) -> int:
+        """Bytes of the big-block that holds an address that nothing refers to; below 0 where extents are shared."""
+        return self._peek(bigblock_index(off)).free
+
+    def is_current(self, off: int) -> bool:
+        """Whether the zone of an address hands out space in its big-block now."""
+        cursor = self._cursors[zone_of(off)]
+        return bigblock_index(cursor.next) == bigblock_index(off)
+
     def alloc(self, zone: int, nbytes: int) -> int:
         """Allocate, inside a section.
 

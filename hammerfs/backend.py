@@ -7,7 +7,7 @@ How it gets to the media from there is the business of `commit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hammerfs.addr import block_size_at, localize
@@ -35,7 +35,7 @@ from hammerfs.filewrite import FileWriter
 from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, Key
 from hammerfs.ondisk.node import LeafElm
-from hammerfs.ondisk.records import INODE_CRC_SIZE, INODE_MTIME_OFFSET, DirentryData, InodeData
+from hammerfs.ondisk.records import INODE_MTIME_OFFSET, DirentryData, InodeData, payload_crc
 from hammerfs.record import key_range
 from hammerfs.undo_writer import UndoWriter
 
@@ -122,6 +122,7 @@ class Backend:
 
     def give_up(self) -> None:
         """A change of the tree has failed: forget what it did in memory."""
+        self.tree.abandon()
         self.cache.discard_dirty()
         self.cache.drop()
         self.alloc.reset()
@@ -155,6 +156,47 @@ class Backend:
 
     def _now(self) -> int:
         return self.changes.now() // 1_000_000 & 0xFFFFFFFF
+
+    def transact(self, change: Callable[[int], bool], tid: int) -> bool:
+        """Change the tree directly, as a group of its own; when it fails nothing of it may reach the media.
+
+        Args:
+            change: Called with the TID; uses `tree`, `alloc` and `undo`, saves fields of the header that it changes
+                itself, and tells whether it has changed anything.
+            tid: The TID of the group.
+
+        Returns:
+            Whether there is something to commit.
+
+        Raises:
+            HammerError: What `change` raises, or the FIFO is at an end.
+        """
+        with self.cache.section():
+            self.undo.begin_span()
+            changed = change(tid)
+            if changed:
+                self.undo.save_field("vol0_blockmap")
+            self.tree.seal()
+            self.alloc.settle()
+            return changed
+
+    def store(self, elm: LeafElm, payload: bytes) -> LeafElm:
+        """Put a payload into newly allocated space of zone 9, inside a section.
+
+        Returns:
+            The element with its place, length and checksum.
+
+        Raises:
+            NoSpace: No space is left.
+            HammerError: The freemap is damaged, or the media failed.
+        """
+        off = self.alloc.alloc(ZONE_META, len(payload))
+        at = off & BUFMASK
+        buf = self.cache.bnew(off) if at == 0 else self.cache.bread(off)
+        buf.mem.mv[at : at + len(payload)] = payload
+        self.cache.mark_dirty(buf, DirtyClass.META)
+        crc = payload_crc(elm.rec_type, payload, self.changes.records.volumes.rule)
+        return elm._replace(data_offset=off, data_len=len(payload), data_crc=crc)
 
     def _run(self, batch: _Batch) -> None:
         self.undo.begin_span()
@@ -389,7 +431,7 @@ class _Batch:
         tree, alloc = self._backend.tree, self._backend.alloc
         for step in steps:
             if isinstance(step, _Insert):
-                elm = step.elm if step.payload is None else self._store(step.elm, step.payload)
+                elm = step.elm if step.payload is None else self._backend.store(step.elm, step.payload)
                 if step.payload is None:
                     alloc.commit_reserved(elm.data_offset, elm.data_len)
                 tree.insert(elm)
@@ -408,17 +450,6 @@ class _Batch:
             tree.destroy(step.key)
             if elm.data_len:
                 self._backend.alloc.free(elm.data_offset, elm.data_len)
-
-    def _store(self, elm: LeafElm, payload: bytes) -> LeafElm:
-        """Put a payload into newly allocated space of zone 9."""
-        cache = self._backend.cache
-        off = self._backend.alloc.alloc(ZONE_META, len(payload))
-        at = off & BUFMASK
-        buf = cache.bnew(off) if at == 0 else cache.bread(off)
-        buf.mem.mv[at : at + len(payload)] = payload
-        cache.mark_dirty(buf, DirtyClass.META)
-        covered = payload[:INODE_CRC_SIZE] if elm.rec_type == RECTYPE_INODE else payload
-        return elm._replace(data_offset=off, data_crc=self._records.volumes.rule.compute(covered, 0))
 
 
 def _key_of(step: _Insert | _Delete) -> Key:

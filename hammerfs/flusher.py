@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ from hammerfs.commit import Commit, Step, Write
 from hammerfs.const import REDO_TRUNC, REDO_WRITE, UNDO_SECTOR, VERSION_REDO
 from hammerfs.data import plan_read
 from hammerfs.dirty import LOG_LIMIT
-from hammerfs.errors import HammerError
+from hammerfs.errors import ClosedError, HammerError
 from hammerfs.inode import DIRTY_ALL, Inode
 from hammerfs.ondisk.fifo import RedoRecord
 from hammerfs.transaction import TidCounter
@@ -54,6 +55,17 @@ class _DiskMsg(LwktMsg):
         initmsg(self, reply_to)
         self.writes = writes
         self.flush = flush
+        self.error: HammerError | None = None
+
+
+class _Job:
+    """A direct change of the tree that waits for its turn."""
+
+    __slots__ = ("change", "changed", "error", "is_done")
+
+    def __init__(self, change: Callable[[int], bool]) -> None:
+        self.change = change
+        self.changed = self.is_done = False
         self.error: HammerError | None = None
 
 
@@ -101,6 +113,7 @@ class Flusher:
         self._redone: Callable[[], Iterable[RedoRecord]] = tuple
         """What the FIFO told to do again when it was opened; the first commit has it."""
         self._logging = 0
+        self._jobs: deque[_Job] = deque()
         self.flush_tid = tids.newest
         """TID of the newest group that is on the media: what it and all before it wrote is visible as of it."""
         self.flushes = self.logs = 0
@@ -170,6 +183,33 @@ class Flusher:
         if self._error is not None and target == self._done:
             raise self._error
         return self.flush_tid
+
+    async def transact(self, change: Callable[[int], bool]) -> bool:
+        """Make a direct change of the tree as a group of its own, durably: maintenance works by these.
+
+        What system calls have changed is not part of it and may wait for a flush all the while. When the change raises,
+        the state before it counts again, and the file system goes on.
+
+        Args:
+            change: As for `Backend.transact`; it is called while nobody else runs, so it should not be large.
+
+        Returns:
+            What `change` returned.
+
+        Raises:
+            ReadOnlyError: Nothing may be written since a failure.
+            HammerError: What `change` raises, or a device failed.
+        """
+        self._changes.check_sound()
+        job = _Job(change)
+        self._jobs.append(job)
+        wakeup(self)
+        while not job.is_done:
+            await tsleep((self, "done"), 0, "hmrtrn")
+        if job.error is not None:
+            raise job.error
+        self._changes.check_sound()
+        return job.changed
 
     async def settle(self) -> int:
         """As `flush`, until removed objects are gone from the media as well."""
@@ -273,10 +313,16 @@ class Flusher:
     async def _run(self) -> None:
         """Sleep until somebody wants a flush, or the age is reached; flush."""
         while True:
-            if self._wanted <= self._done and not self._is_stopping:
+            if self._wanted <= self._done and not self._jobs and not self._is_stopping:
                 await tsleep(self, 0, "hmrwwa", self._changes.options.commit_seconds)
             if self._is_stopping:
+                self._refuse_jobs()
                 return
+            if self._jobs:
+                self._busy = True
+                await self._transaction(self._jobs.popleft())
+                self._busy = False
+                wakeup((self, "done"))
             if self._wanted <= self._done and self._changes.is_empty:
                 continue
             self._started += 1
@@ -313,16 +359,49 @@ class Flusher:
                 self.flush_tid = tid
                 self.flushes += 1
 
-    def _apply(self, change: Callable[[int], bool], tid: int) -> bool:
-        """Change the tree; when that fails the state of the last commit counts again, and no other follows."""
+    async def _transaction(self, job: _Job) -> None:
+        """One direct change; before it a group, if an fsync has only been logged: its records are not to be lost."""
+        try:
+            if not self._is_restarted:
+                await self._restart()
+            if self._redo_oldest is not None:
+                await self._group()
+            if self._changes.failed is None:
+                tid = self._tids.alloc()
+                job.changed = self._attempt(lambda tid: self._backend.transact(job.change, tid), tid)
+                if job.changed:
+                    await self._to_media(keep=self._redo_oldest is not None)
+        except HammerError as err:
+            job.error = err
+        except Exception as err:
+            job.error = HammerError(f"maintenance failed: {err!r}")
+            log.exception("a direct change of the tree failed")
+        finally:
+            job.is_done = True
+
+    def _refuse_jobs(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            job.error, job.is_done = ClosedError("the file system is being closed"), True
+        wakeup((self, "done"))
+
+    def _attempt(self, change: Callable[[int], bool], tid: int) -> bool:
+        """Change the tree; when that fails the state of the last commit counts again."""
         root = self._volumes.root
         before = copy.copy(root.ondisk)
         before.vol0_blockmap = list(before.vol0_blockmap)
         try:
             return change(tid)
-        except Exception as err:
+        except BaseException:
             root.ondisk = before
             self._backend.give_up()
+            raise
+
+    def _apply(self, change: Callable[[int], bool], tid: int) -> bool:
+        """As `_attempt`; after a failure nothing is written any more."""
+        try:
+            return self._attempt(change, tid)
+        except Exception as err:
             self._fail(err if isinstance(err, HammerError) else HammerError(f"flush failed: {err!r}"))
             if not isinstance(err, HammerError):
                 raise

@@ -272,6 +272,10 @@ class Inodes:
             self._cached.move_to_end(ident)
         return inode
 
+    def cached(self, pfs_id: int, obj_id: int, asof: int = MAX_TID) -> Inode | None:
+        """The object if it is in memory."""
+        return self._cached.get((pfs_id, obj_id, asof))
+
     def add(self, inode: Inode) -> None:
         """A new object that no flush has written yet."""
         self._keep((inode.pfs_id, inode.obj_id, inode.asof), inode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hammerfs.addr import localize
 from hammerfs.const import (
     FIXKEY_SYMLINK,
@@ -15,6 +17,7 @@ from hammerfs.ondisk.records import INODE_SYMLINK_MAX
 from hammerfs.record import Records
 
 _PFS_LINK_LEN = 10
+_LINKED_TID = re.compile(rb"@@0[xX]([0-9a-fA-F]{16})(?::([0-9]{5}))?")
 
 
 def stored_target(records: Records, inode: Inode) -> bytes:
@@ -47,3 +50,11 @@ def softlink_pfs(target: bytes) -> int | None:
     if len(target) != _PFS_LINK_LEN or not target.startswith(b"@@PFS") or not target[5:].isdigit():
         return None
     return int(target[5:])
+
+
+def linked_tid(target: bytes, pfs_id: int) -> int | None:
+    """The TID that a softlink to a snapshot of a PFS leads to; None when it is no such link."""
+    match = _LINKED_TID.search(target)
+    if match is None or (match[2] is not None and int(match[2]) != pfs_id):
+        return None
+    return int(match[1], 16)

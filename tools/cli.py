@@ -29,7 +29,7 @@ class _Verb(LineParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
-    from tools import cmd_copy, cmd_info, cmd_raw, cmd_snap, cmd_tree
+    from tools import cmd_copy, cmd_info, cmd_maint, cmd_raw, cmd_snap, cmd_tree
 
     parser = LineParser(
         prog="hammer",
@@ -49,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-q", dest="quiet", action="count", default=0, help="print less; may be repeated, -v cancels it"
     )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="print more; may be repeated")
+    parser.add_argument("-t", dest="seconds", type=float, metavar="SECONDS", help="longest time a pass may take")
+    parser.add_argument("-c", dest="cycle", metavar="FILE", help="keeps where an interrupted pass goes on")
+    parser.add_argument("-y", dest="yes", action="store_true", help="do not ask before something is destroyed")
     verbs: argparse._SubParsersAction[argparse.ArgumentParser] = parser.add_subparsers(
         dest="verb", required=True, metavar="VERB", parser_class=_Verb
     )
@@ -57,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_copy.add_parsers(verbs)
     cmd_raw.add_parsers(verbs)
     cmd_snap.add_parsers(verbs)
+    cmd_maint.add_parsers(verbs)
     return parser
 
 
@@ -83,7 +87,7 @@ def _with_range_apart(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     at = 0
     while at < len(words) and words[at].startswith("-"):
-        at += 2 if words[at] == "-f" else 1
+        at += 2 if words[at] in {"-f", "-t", "-c"} else 1
     match = _HISTORY.match(words[at]) if at < len(words) else None
     if match is not None:
         words[at : at + 1] = ["history", f"--at={match[1]}"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hammerfs.errors import HammerError, NotFound, UsageError
-from hammerfs.maint.verbs import Context, run_verb
+from hammerfs.maint.verb import Context
+from hammerfs.maint.verbs import run_verb
 from hammerfs.rw import WritableFS
 from hammerfs.vfs.control_proto import RemoteError, decode, encode, sockets_for
 from kernelcore.host.up import UpHost

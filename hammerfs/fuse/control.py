@@ -17,7 +17,8 @@ from typing import Any
 import trio
 
 from hammerfs.errors import HammerError, NotPermitted, UsageError
-from hammerfs.maint.verbs import VERBS, Context, error_reply, run_verb
+from hammerfs.maint.verb import Context
+from hammerfs.maint.verbs import VERBS, error_reply, run_verb
 from hammerfs.vfs.control_proto import MAX_LINE, check_args, decode, encode
 from kernelcore.host.trio_host import TrioHost
 from kernelcore.msgport import LwktMsg, domsg, initmsg, lwkt_port, service_loop

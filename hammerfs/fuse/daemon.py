@@ -22,7 +22,7 @@ from hammerfs.fuse.operations import Operations
 from hammerfs.fuse.options import MountOptions
 from hammerfs.fuse.service import Service
 from hammerfs.fuse.write_operations import WritableOperations
-from hammerfs.maint.verbs import Context
+from hammerfs.maint.verb import Context
 from hammerfs.rw import WritableFS
 from hammerfs.vfs.control_proto import runtime_dir, socket_name
 from hammerfs.vfs.vfs import Look, Vfs

@@ -7,50 +7,11 @@ JSON can hold. Names are text as `os.fsdecode` makes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from hammerfs.errors import HammerError, UsageError
-from hammerfs.inode import Inode
-from hammerfs.maint import snapshots
-from hammerfs.rw import WritableFS
-
-
-class Context(NamedTuple):
-    """What a verb works on.
-
-    Attributes:
-        fs: The file system.
-        pfs_id: PFS whose root paths start at.
-    """
-
-    fs: WritableFS
-    pfs_id: int = 0
-
-    def find(self, path: str, *, follow: bool = True) -> Inode:
-        """The object a path names, from the root of the PFS.
-
-        Raises:
-            NotFound: There is none.
-            HammerError: Something on the way is damaged.
-        """
-        with self.fs.cache.section():
-            start = self.fs.root(self.pfs_id)
-            return self.fs.resolve(os.fsencode(path).lstrip(b"/") or b".", start, follow=follow)
-
-
-class Verb(NamedTuple):
-    """One verb.
-
-    Attributes:
-        run: A kernel coroutine function: context and arguments by name.
-        fixes_time: Whether its point in time is to hold every write(2) that has returned.
-        needs_owner: Whether only root and the owner of the mount may ask for it.
-    """
-
-    run: Callable[..., Awaitable[Any]]
-    fixes_time: bool = False
-    needs_owner: bool = True
+from hammerfs.maint import snapshots, verbs_space
+from hammerfs.maint.verb import Context, Verb
 
 
 async def _synctid(ctx: Context) -> dict[str, str]:
@@ -120,6 +81,7 @@ VERBS = {
     "config": Verb(_config),
     "chflags": Verb(_chflags, fixes_time=True),
     "lsflags": Verb(_lsflags, needs_owner=False),
+    **verbs_space.VERBS,
 }
 
 
