@@ -15,6 +15,7 @@ from hammerfs.const import (
     FIFO_TYPE_REDO,
     FIFO_TYPE_UNDO,
     REDO_SYNC,
+    UNDO_SECTOR,
     VERSION_REDO,
     ZONE_RAW_BUFFER,
     ZONE_RAW_VOLUME,
@@ -26,6 +27,8 @@ from hammerfs.undo import FIFO_BASE, FifoRecord, UndoFifo
 from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
 
+SMALLEST_RECORD = 48
+"""Bytes of the smallest record that carries a number."""
 _SEQ_MASK = 0xFFFFFFFF
 Patch = Callable[[Volume, int, bytes], None]
 """Takes saved bytes: the volume, the byte offset in it, the bytes."""
@@ -63,8 +66,11 @@ class UndoSummary(NamedTuple):
 def scan_fifo(fifo: UndoFifo, version: int) -> RecoveryScan:
     """Find the active range: by sequence numbers from version 4 on, else by the header.
 
+    A write to the FIFO may have stopped inside a sector, when a device failed. What cannot be read ends the range if
+    no later number lies behind it: no barrier has followed that write, so nothing relied on it.
+
     Raises:
-        CorruptError: A record on the way is damaged.
+        CorruptError: A record inside the range is damaged.
         DeviceError: The root volume failed.
     """
     if version < VERSION_REDO:
@@ -72,7 +78,12 @@ def scan_fifo(fifo: UndoFifo, version: int) -> RecoveryScan:
     first_seq = (_seq_before(fifo, fifo.first) + 1) & _SEQ_MASK
     expected, off, end, walked = first_seq, fifo.first, fifo.first, 0
     while walked < fifo.size:
-        record, off = fifo.step_forward(off)
+        try:
+            record, off = fifo.step_forward(off)
+        except CorruptError:
+            if _goes_on(fifo, off, expected):
+                raise
+            break
         walked += record.size
         if record.is_pad:
             continue
@@ -80,6 +91,20 @@ def scan_fifo(fifo: UndoFifo, version: int) -> RecoveryScan:
             break
         end, expected = off, (expected + 1) & _SEQ_MASK
     return RecoveryScan(fifo.first, end, fifo.distance(fifo.first, end), first_seq, expected)
+
+
+def _goes_on(fifo: UndoFifo, off: int, expected: int) -> bool:
+    """Whether records with later numbers lie behind a damaged one; every sector begins with a record."""
+    most = fifo.size // SMALLEST_RECORD
+    start = off & ~(UNDO_SECTOR - 1)
+    for distance in range(UNDO_SECTOR, fifo.size, UNDO_SECTOR):
+        try:
+            record, _ = fifo.step_forward(FIFO_BASE + (start - FIFO_BASE + distance) % fifo.size)
+        except CorruptError:
+            continue
+        if not record.is_pad and (record.seq - expected) & _SEQ_MASK < most:
+            return True
+    return False
 
 
 def backward(fifo: UndoFifo, last: int, length: int) -> Iterator[FifoRecord]:

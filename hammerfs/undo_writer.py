@@ -30,7 +30,7 @@ from hammerfs.const import (
 from hammerfs.errors import FifoFull, InvalidError
 from hammerfs.ondisk.fifo import HEAD_SIZE, REDO_HEAD, TAIL_SIZE, UNDO_HEAD, RedoRecord, encode_dummy, encode_pad
 from hammerfs.ondisk.volume import FIELD_OFFSETS
-from hammerfs.recover import RecoveryScan
+from hammerfs.recover import SMALLEST_RECORD, RecoveryScan
 from hammerfs.undo import FIFO_BASE, UndoFifo
 from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
@@ -58,7 +58,6 @@ _FIELDS = {
     "vol0_stat_inodes": struct.Struct("<q"),
     "vol0_btree_root": struct.Struct("<Q"),
 }
-_SMALLEST_RECORD = 48
 
 
 def _end(rec_type: int, nbytes: int) -> bytes:
@@ -159,7 +158,7 @@ class UndoWriter:
             pos = self.next & BUFMASK
             if not pos:
                 self._enter()
-            self.seqno = (self.seqno + self.size // _SMALLEST_RECORD) & _SEQ_MASK
+            self.seqno = (self.seqno + self.size // SMALLEST_RECORD) & _SEQ_MASK
             self._mem[pos : pos + UNDO_SECTOR] = encode_dummy(self.seqno, self._volumes.rule)
             self._advance(pos, UNDO_SECTOR)
             self.seqno = (self.seqno + 1) & _SEQ_MASK

@@ -171,13 +171,13 @@ def _compare(twin: Recorded, cut: int, got: Tree) -> None:
     state = promise.durable.with_contents(promise.fsynced)
     notes = twin.journal.marks(cut)
     if notes and isinstance(notes[-1], Fsyncing):
-        state = _with_part(state, notes[-1], got)
+        state = with_part(state, notes[-1], got)
     state.bury(set())
     differences = different(got, state.tree())
     assert differences == [], differences[:5]
 
 
-def _with_part(state: State, fsyncing: Fsyncing, got: Tree) -> State:
+def with_part(state: State, fsyncing: Fsyncing, got: Tree) -> State:
     """With those bytes of a file that its fsync under way has brought; every other byte must be the old one."""
     old = state.objs.get(fsyncing.ino)
     if old is None:

@@ -14,12 +14,10 @@ from hammerfs.const import BUFMASK, BUFSIZE, UNDO_SECTOR, ZONE_RAW_VOLUME, ZONE_
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.fs import HammerFS
 from hammerfs.ondisk.volume import FIELD_OFFSETS
+from hammerfs.recover import SMALLEST_RECORD
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volumes import Volumes
 from tests.enginelab import FIFO, Clock, abandon, assert_sound, fresh, mount, plugged, tree
-
-SMALLEST = 48
-"""Bytes of the smallest record: an interrupted write holds at most as many as fit the FIFO."""
 
 
 def plant(media: OverlayDevice, number: int, off: int) -> None:
@@ -47,7 +45,7 @@ def test_the_tail_of_an_interrupted_write_is_not_undone(version: int) -> None:
         fs.sync()
         count += 1
     want = tree(fs)
-    tail = min(fs.undo.seqno, number + FIFO // SMALLEST)
+    tail = min(fs.undo.seqno, number + FIFO // SMALLEST_RECORD)  # an interrupted write holds no more
     abandon(fs)
     plant(media, tail, (fs.undo.next | BUFMASK) + 1)
     with HammerFS(plugged([media])) as reader:
