@@ -97,6 +97,12 @@ class FlushPoints:
         for i in range(bisect_left(self._times, beg), bisect_left(self._times, end)):
             yield Moment(self._tids[i], self._times[i])
 
+    def ends(self) -> tuple[Moment, Moment] | None:
+        """The first and the last one; None when there are none."""
+        if not self._times:
+            return None
+        return Moment(self._tids[0], self._times[0]), Moment(self._tids[-1], self._times[-1])
+
     def at(self, ts: int) -> Moment:
         """The last one that is not after a time (Unix seconds).
 

@@ -7,50 +7,68 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from hammerfs.addr import tid_text
-from hammerfs.const import MAX_TID
-from hammerfs.errors import HammerError, NotFound, UsageError
+from hammerfs.addr import localize, tid_text
+from hammerfs.asof import asof_suffix, parse_component
+from hammerfs.const import LOCALIZE_MISC, OBJTYPE_DIRECTORY, RECTYPE_DATA
+from hammerfs.errors import HammerError, UsageError
 from hammerfs.fs import HammerFS
-from hammerfs.history import data_history, deleted_entries
+from hammerfs.history import DeletedEntry, deleted_entries
 from hammerfs.inode import Inode, need_dir
+from hammerfs.keys import visible
 from hammerfs.manifest import TYPE_NAMES
-from hammerfs.treediff import Change, diff
-from hammerfs.versions import name_versions
-from hammerfs.viewspec import parse_asof
+from hammerfs.ondisk.node import LeafElm
+from hammerfs.treediff import Change, changes_back, diff
+from hammerfs.versions import Life, lives, name_versions
 
 Row = dict[str, Any]
 
 
-def diff_rows(fs: HammerFS, root: Inode, older: str, newer: str, below: str = "/") -> list[Row]:
+def diff_rows(fs: HammerFS, pfs_id: int, first: int, last: int, below: bytes = b"/") -> list[Row]:
     """Differences between two points in time.
 
     Args:
         fs: The file system.
-        root: Root of the PFS.
-        older: The one time, in any form that `parse_asof` knows; ``-1`` or ``now`` for the head.
-        newer: The other.
-        below: Only what lies below this path.
+        pfs_id: The PFS.
+        first: TID of the one.
+        last: TID of the other; MAX_TID for the head.
+        below: Only what lies below this path (from the root of the PFS).
 
     Raises:
-        NotFound: There is no such point in time.
         UsageError: The first is not before the second.
         HammerError: Something on the way is damaged.
     """
-    first, last = (_point(fs, root.pfs_id, text) for text in (older, newer))
     if first >= last:
-        raise UsageError(f"{older} is not before {newer}")
-    prefix = os.fsencode(below).rstrip(b"/") + b"/"
-    return [
-        _change_row(change)
-        for change in diff(fs, root.pfs_id, first, last)
-        if any(path is not None and (path + b"/").startswith(prefix) for path in (change.path, change.old_path))
-    ]
+        raise UsageError("the first point in time is not before the second")
+    return [_change_row(change) for change in diff(fs, pfs_id, first, last) if _is_below(change, below)]
 
 
-def _point(fs: HammerFS, pfs_id: int, text: str) -> int:
-    return MAX_TID if text in {"-1", "now"} else parse_asof(fs, pfs_id, text)
+def log_rows(fs: HammerFS, pfs_id: int, below: bytes = b"/", most: int | None = None) -> Iterator[Row]:
+    """What changed and when, the newest first.
+
+    Args:
+        fs: The file system.
+        pfs_id: The PFS.
+        below: Only what lies below this path (from the root of the PFS).
+        most: How many rows, at most; None: all.
+
+    Raises:
+        HammerError: Something on the way is damaged.
+    """
+    rows = (
+        {**_change_row(change), "ts": ts}
+        for ts, changes in changes_back(fs, pfs_id)
+        for change in changes
+        if _is_below(change, below)
+    )
+    yield from islice(rows, most)
+
+
+def _is_below(change: Change, folder: bytes) -> bool:
+    prefix = folder.rstrip(b"/") + b"/"
+    return any(path is not None and (path + b"/").startswith(prefix) for path in (change.path, change.old_path))
 
 
 def _change_row(change: Change) -> Row:
@@ -60,48 +78,98 @@ def _change_row(change: Change) -> Row:
     return {**row, "ino": tid_text(change.obj_id), "tid": tid_text(change.tid)}
 
 
-def deleted_rows(fs: HammerFS, directory: Inode, path: str, *, recursive: bool = False) -> Iterator[Row]:
-    """Names that were removed from a directory (and from those below it) and can still be brought back.
+def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row], list[str]]:
+    """Names that were removed from a directory and can still be brought back, and where more of them may be.
+
+    Args:
+        fs: The file system.
+        directory: The directory, at the point in time that counts.
+        path: Its path, as `fs.resolve` takes it, to make paths of the names.
+
+    Returns:
+        A row for each name, and the paths of the directories in it, those removed included (as of their last moment).
+
+    Raises:
+        NotADirectory: It is none.
+        HammerError: It is damaged.
+    """
+    need_dir(directory)
+    newest: dict[bytes, DeletedEntry] = {}
+    for gone in deleted_entries(fs.records, directory):
+        known = newest.get(gone.name)
+        if gone.delete_tid <= directory.asof and (known is None or known.delete_tid < gone.delete_tid):
+            newest[gone.name] = gone
+    present = {entry.name: entry for entry in fs.readdir(directory)}
+    rows, below = [], []
+    for name, gone in sorted(newest.items()):
+        if name in present or gone.delete_tid == gone.create_tid:
+            continue
+        last = asof_path(path, name, gone.delete_tid - 1)
+        lives_on = _lives_on(fs, gone, directory.asof)
+        rows.append(
+            {
+                "path": os.fsdecode(plain_path(path) + name),
+                "type": TYPE_NAMES.get(gone.obj_type, "unknown"),
+                "ino": tid_text(gone.obj_id),
+                "deleted_tid": tid_text(gone.delete_tid),
+                "deleted_ts": gone.delete_ts,
+                "lives_on": lives_on,
+                "restore": os.fsdecode(last),
+            }
+        )
+        if gone.obj_type == OBJTYPE_DIRECTORY and not lives_on:
+            below.append(os.fsdecode(last))
+    below += [
+        os.fsdecode(join(path, name)) for name, entry in sorted(present.items()) if entry.obj_type == OBJTYPE_DIRECTORY
+    ]
+    return rows, below
+
+
+def _lives_on(fs: HammerFS, gone: DeletedEntry, asof: int) -> bool:
+    """Whether an object whose name went is still there under another one, or was renamed then."""
+    if _nlinks(fs, gone, asof):
+        return True
+    left = _nlinks(fs, gone, gone.delete_tid)
+    return left > 0 and left == _nlinks(fs, gone, gone.delete_tid - 1)
+
+
+def _nlinks(fs: HammerFS, gone: DeletedEntry, asof: int) -> int:
+    try:
+        return fs.iget(gone.pfs_id, gone.obj_id, asof).data.nlinks
+    except HammerError:
+        return 0
+
+
+def asof_path(folder: bytes, name: bytes, tid: int) -> bytes:
+    """Path of a name as it was: in a folder that is there or, if its path has a point in time already, was there."""
+    suffix = asof_suffix(tid)
+    parts = folder.split(b"/")
+    for i, part in enumerate(parts):
+        if parse_component(part).tid is not None:
+            parts[i] = parse_component(part).name + suffix
+            return join(b"/".join(parts), name)
+    return join(folder, suffix + b"/" + name if b"@@" in name else name + suffix)
+
+
+def plain_path(folder: bytes) -> bytes:
+    """Path of a folder without points in time, with a slash at its end."""
+    parts = [parse_component(part).name if part else part for part in folder.rstrip(b"/").split(b"/")]
+    return b"/".join(part for i, part in enumerate(parts) if part or not i) + b"/"
+
+
+def join(folder: bytes, name: bytes) -> bytes:
+    """A name in a folder."""
+    return folder.rstrip(b"/") + b"/" + name
+
+
+def version_rows(fs: HammerFS, directory: Inode, name: bytes, *, fold: bool = True) -> list[Row]:
+    """Every version of a name, oldest first: when, how large, and what changed; and when it was deleted.
 
     Args:
         fs: The file system.
         directory: The directory.
-        path: Its path, to make paths of the names.
-        recursive: Also of the directories in it.
-
-    Raises:
-        NotADirectory: It is none.
-        HammerError: It is damaged; a damaged directory below it is left out.
-    """
-    need_dir(directory)
-    newest: dict[bytes, Row] = {}
-    for gone in deleted_entries(fs.records, directory):
-        full = os.path.join(path, os.fsdecode(gone.name))
-        row = {
-            "path": full,
-            "type": TYPE_NAMES.get(gone.obj_type, "unknown"),
-            "ino": tid_text(gone.obj_id),
-            "deleted_tid": tid_text(gone.delete_tid),
-            "deleted_ts": gone.delete_ts,
-            "restore": f"{full}@@{tid_text(gone.delete_tid - 1)}",
-        }
-        known = newest.get(gone.name)
-        if known is None or str(known["deleted_tid"]) < str(row["deleted_tid"]):
-            newest[gone.name] = row
-    present = {entry.name: entry for entry in fs.readdir(directory)}
-    yield from (row for name, row in sorted(newest.items()) if name not in present)
-    if recursive:
-        for name, entry in sorted(present.items()):
-            try:
-                inode = fs.iget(entry.pfs_id, entry.obj_id, directory.asof)
-                if inode.is_dir:
-                    yield from deleted_rows(fs, inode, os.path.join(path, os.fsdecode(name)), recursive=True)
-            except HammerError:
-                continue  # looking at it says what is wrong with it
-
-
-def version_rows(fs: HammerFS, directory: Inode, name: bytes) -> list[Row]:
-    """Every version of a name, oldest first: when, how large, and what changed.
+        name: The name.
+        fold: Leave out versions that differ in nothing but times from those before them, and count them there.
 
     Raises:
         NotFound: The directory never held the name.
@@ -109,10 +177,13 @@ def version_rows(fs: HammerFS, directory: Inode, name: bytes) -> list[Row]:
     """
     rows: list[Row] = []
     before: Inode | None = None
+    contents = _Contents(fs)
     for version in name_versions(fs.records, fs.inodes, directory, name):
-        try:
-            inode = fs.iget(version.pfs_id, version.obj_id, version.tid)
-        except NotFound:
+        inode = fs.iget(version.pfs_id, version.obj_id, version.tid)
+        changed = _what_changed(contents, before, inode)
+        before = inode
+        if fold and changed == ["times"]:
+            rows[-1]["folded"] += 1
             continue
         attr = inode.attr()
         rows.append(
@@ -123,24 +194,67 @@ def version_rows(fs: HammerFS, directory: Inode, name: bytes) -> list[Row]:
                 "type": TYPE_NAMES.get(inode.data.obj_type, "unknown"),
                 "size": inode.size,
                 "mode": f"{attr.mode & 0o7777:04o}",
-                "changed": _what_changed(fs, before, inode, version.tid),
+                "changed": changed,
+                "folded": 0,
             }
         )
-        before = inode
-    return rows
+    rows += _ends(lives(fs.records, directory, name))
+    return sorted(rows, key=_by_tid)
 
 
-def _what_changed(fs: HammerFS, before: Inode | None, inode: Inode, tid: int) -> list[str]:
+def _ends(found: list[Life]) -> Iterator[Row]:
+    """Rows for the moments from which on a name stood for nothing."""
+    born = {life.born.tid for life in found}
+    for life in found:
+        if life.ended is not None and life.ended.tid not in born:
+            yield {
+                "tid": tid_text(life.ended.tid),
+                "ts": life.ended.ts,
+                "ino": tid_text(life.obj_id),
+                "type": TYPE_NAMES.get(life.obj_type, "unknown"),
+                "size": None,
+                "mode": None,
+                "changed": ["deleted"],
+                "folded": 0,
+            }
+
+
+def _by_tid(row: Row) -> str:
+    return str(row["tid"])
+
+
+class _Contents:
+    """What tells the contents of versions of files apart, by checksums of their records, without reading them.
+
+    Args:
+        fs: The file system.
+    """
+
+    def __init__(self, fs: HammerFS) -> None:
+        self._fs = fs
+        self._of: tuple[int, int] | None = None
+        self._elms: list[LeafElm] = []
+
+    def mark(self, inode: Inode) -> int:
+        """Equal for versions of an object that hold the same."""
+        ident = inode.pfs_id, inode.obj_id
+        if ident != self._of:
+            where = localize(inode.pfs_id, LOCALIZE_MISC)
+            self._of, self._elms = ident, list(self._fs.records.generations(where, inode.obj_id, RECTYPE_DATA))
+        shown = (elm for elm in self._elms if visible(elm.create_tid, elm.delete_tid, inode.asof))
+        return hash((inode.size, tuple((elm.key, elm.data_len, elm.data_crc) for elm in shown)))
+
+
+def _what_changed(contents: _Contents, before: Inode | None, inode: Inode) -> list[str]:
     """Words for what made a version."""
     if before is None or before.obj_id != inode.obj_id:
         return ["created"]
     old, new = before.data, inode.data
     words = []
-    written = (
-        {moment.tid for moment in data_history(fs.records, inode.pfs_id, inode.obj_id)} if inode.is_file else set()
-    )
-    if tid in written or old.size != new.size:
+    if inode.is_file and contents.mark(before) != contents.mark(inode):
         words.append("contents")
+    if inode.is_dir and before.asof != inode.asof and new.mtime != old.mtime:
+        words.append("names")
     if old.mode != new.mode:
         words.append("mode")
     if (old.uid, old.gid) != (new.uid, new.gid):

@@ -7,7 +7,7 @@ names changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hammerfs.addr import localize, pfs_of
@@ -15,7 +15,10 @@ from hammerfs.btree.node import Node
 from hammerfs.btree.search import BTree
 from hammerfs.const import (
     ELM_SIZE,
+    LOCALIZE_INODE,
     LOCALIZE_MASK,
+    LOCALIZE_MISC,
+    MAX_TID,
     NODE_HEADER,
     OBJID_ROOT,
     RECTYPE_DATA,
@@ -23,7 +26,7 @@ from hammerfs.const import (
     RECTYPE_FIX,
     RECTYPE_INODE,
 )
-from hammerfs.dirent import Dirent, decode_entry, read_dir
+from hammerfs.dirent import decode_entry
 from hammerfs.errors import HammerError, NotFound
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
@@ -32,6 +35,9 @@ from hammerfs.ondisk.node import InternalElm, LeafElm
 
 _MAX_DEPTH = 10_000
 """More directories above each other than a path can name: damage leads in a circle."""
+_FIRST_SPAN = 1 << 12
+"""TIDs of the first window into the past."""
+_SPAN_GROWTH = 8
 _OF_OBJECTS = frozenset({RECTYPE_INODE, RECTYPE_DATA, RECTYPE_FIX})
 
 
@@ -54,6 +60,14 @@ class _Name(NamedTuple):
     name: bytes
     obj_id: int
     tid: int
+
+
+class _Life(NamedTuple):
+    """A time during which a directory held a name."""
+
+    create_tid: int
+    delete_tid: int
+    name: bytes
 
 
 def changed_elements(tree: BTree, pfs_id: int, first: int, last: int) -> Iterator[LeafElm]:
@@ -87,7 +101,7 @@ def diff(fs: HammerFS, pfs_id: int, first: int, last: int) -> list[Change]:
     """Differences between two points in time, by path.
 
     Args:
-        fs: The file system.
+        fs: The file system; of one that is written to, what has been flushed.
         pfs_id: The PFS.
         first: The older TID.
         last: The newer one.
@@ -96,7 +110,96 @@ def diff(fs: HammerFS, pfs_id: int, first: int, last: int) -> list[Change]:
         CorruptError: Something on the way is damaged.
         BufferMiss: As `BufferCache.bread`.
     """
-    return sorted(_Diff(fs, pfs_id, first, last).run(), key=_by_path)
+    elms = changed_elements(fs.tree, pfs_id, first, last)
+    return sorted(_Diff(fs, Paths(fs, pfs_id), pfs_id, first, last).run(elms), key=_by_path)
+
+
+def changes_back(fs: HammerFS, pfs_id: int) -> Iterator[tuple[int, list[Change]]]:
+    """All changes of a PFS, one TID after the other, the newest first: its time (Unix seconds) and what it changed.
+
+    The past is gone through in windows that grow, so that the newest changes come soon.
+
+    Raises:
+        CorruptError: Something on the way is damaged.
+        BufferMiss: As `BufferCache.bread`.
+    """
+    paths = Paths(fs, pfs_id)
+    span = _FIRST_SPAN
+    last, first = MAX_TID - 1, max(fs.newest_tid - span, 0)
+    while last > 0:
+        groups: dict[int, tuple[int, list[LeafElm]]] = {}
+        for elm in changed_elements(fs.tree, pfs_id, first, last):
+            for tid, ts in {(elm.create_tid, elm.create_ts), (elm.delete_tid, elm.delete_ts)}:
+                if first < tid <= last:
+                    groups.setdefault(tid, (ts, []))[1].append(elm)
+        for tid in sorted(groups, reverse=True):
+            ts, elms = groups[tid]
+            changes = sorted(_Diff(fs, paths, pfs_id, tid - 1, tid).run(elms), key=_by_path)
+            if changes:
+                yield ts, changes
+        span *= _SPAN_GROWTH
+        last, first = first, max(first - span, 0)
+
+
+class Paths:
+    """Finds the paths of objects at points in time; a directory is read once for all of them.
+
+    Args:
+        fs: The file system.
+        pfs_id: The PFS.
+    """
+
+    def __init__(self, fs: HammerFS, pfs_id: int) -> None:
+        self._fs = fs
+        self._pfs_id = pfs_id
+        self._lives: dict[int, dict[int, list[_Life]]] = {}
+
+    def of_object(self, obj_id: int, asof: int) -> bytes | None:
+        """Path of an object by the directory its inode names; None when it is not in there."""
+        if obj_id == OBJID_ROOT:
+            return b"/"
+        parent = self._fs.iget(self._pfs_id, obj_id, asof).data.parent_obj_id
+        name = self._name_in(parent, obj_id, asof)
+        return None if name is None else self.of_name(parent, name, asof)
+
+    def of_name(self, parent: int, name: bytes, asof: int) -> bytes | None:
+        """Path of a name in a directory; None when that directory is not in the tree at that time."""
+        parts = [name]
+        for _ in range(_MAX_DEPTH):
+            if parent == OBJID_ROOT:
+                return b"/" + b"/".join(reversed(parts))
+            try:
+                above = self._fs.iget(self._pfs_id, parent, asof).data.parent_obj_id
+            except NotFound:
+                return None
+            own = self._name_in(above, parent, asof)
+            if own is None:
+                return None
+            parts.append(own)
+            parent = above
+        return None
+
+    def _name_in(self, directory: int, obj_id: int, asof: int) -> bytes | None:
+        """The name by which a directory leads to an object."""
+        lives = self._lives.get(directory)
+        if lives is None:
+            lives = self._lives[directory] = self._read(directory)
+        for life in lives.get(obj_id, ()):
+            if visible(life.create_tid, life.delete_tid, asof):
+                return life.name
+        return None
+
+    def _read(self, directory: int) -> dict[int, list[_Life]]:
+        """All names a directory ever held, by the objects they led to; damaged ones are left out."""
+        records, found = self._fs.records, dict[int, list[_Life]]()
+        for localization in (localize(self._pfs_id, LOCALIZE_INODE), localize(self._pfs_id, LOCALIZE_MISC)):
+            for elm in records.generations(localization, directory, RECTYPE_DIRENTRY):
+                try:
+                    data = decode_entry(records, elm)
+                except HammerError:
+                    continue  # what leads through it has no path
+                found.setdefault(data.obj_id, []).append(_Life(elm.create_tid, elm.delete_tid, data.name))
+        return found
 
 
 class _Diff:
@@ -104,13 +207,15 @@ class _Diff:
 
     Args:
         fs: As for `diff`.
+        paths: Finds paths.
         pfs_id: As for `diff`.
         first: As for `diff`.
         last: As for `diff`.
     """
 
-    def __init__(self, fs: HammerFS, pfs_id: int, first: int, last: int) -> None:
+    def __init__(self, fs: HammerFS, paths: Paths, pfs_id: int, first: int, last: int) -> None:
         self._fs = fs
+        self._paths = paths
         self._pfs_id = pfs_id
         self._first = first
         self._last = last
@@ -118,34 +223,42 @@ class _Diff:
         """Objects whose inode or contents changed, with the newest TID."""
         self._came: dict[tuple[int, bytes], _Name] = {}
         self._went: dict[tuple[int, bytes], _Name] = {}
-        self._listings: dict[tuple[int, int], dict[int, bytes]] = {}
 
-    def run(self) -> Iterator[Change]:
-        """Work them out."""
-        for elm in changed_elements(self._fs.tree, self._pfs_id, self._first, self._last):
+    def run(self, elms: Iterable[LeafElm]) -> Iterator[Change]:
+        """Work them out from the records that came or went in between."""
+        for elm in elms:
             self._take(elm)
-        moved: set[int] = set()
+        told: set[bytes] = set()
+        for change in self._names():
+            told.add(change.path)
+            yield change
+        for obj_id, tid in self._objects.items():
+            if self._is_modified(obj_id):
+                path = self._paths.of_object(obj_id, self._last)
+                if path is not None and path not in told:
+                    yield Change("modified", path, None, obj_id, tid)
+
+    def _names(self) -> Iterator[Change]:
+        """What came of names that came and went; one that leads to another object now is that of a modified file."""
         went = {name.obj_id: name for name in self._went.values()}
-        for name in self._came.values():
-            old = went.get(name.obj_id)
-            path = self._path(name.parent, self._last, name.name)
+        gone = set(self._went)
+        for ident, name in self._came.items():
+            path = self._paths.of_name(name.parent, name.name, self._last)
             if path is None:
                 continue
-            moved.add(name.obj_id)
-            if old is None:
-                yield Change("added", path, None, name.obj_id, name.tid)
+            old = went.get(name.obj_id)
+            if old is not None:
+                gone.discard((old.parent, old.name))
+                before = self._paths.of_name(old.parent, old.name, self._first)
+                yield Change("renamed", path, before, name.obj_id, name.tid)
             else:
-                yield Change("renamed", path, self._path(old.parent, self._first, old.name), name.obj_id, name.tid)
-        for name in self._went.values():
-            path = self._path(name.parent, self._first, name.name)
-            if name.obj_id not in moved and path is not None:
-                moved.add(name.obj_id)
+                yield Change("modified" if ident in gone else "added", path, None, name.obj_id, name.tid)
+                gone.discard(ident)
+        for ident in gone:
+            name = self._went[ident]
+            path = self._paths.of_name(name.parent, name.name, self._first)
+            if path is not None:
                 yield Change("removed", path, None, name.obj_id, name.tid)
-        for obj_id, tid in self._objects.items():
-            if obj_id not in moved and self._existed(obj_id):
-                path = self._path_of(obj_id, self._last)
-                if path is not None:
-                    yield Change("modified", path, None, obj_id, tid)
 
     def _take(self, elm: LeafElm) -> None:
         tid = max(tid for tid in (elm.create_tid, elm.delete_tid) if self._first < tid <= self._last)
@@ -165,55 +278,19 @@ class _Diff:
             else:
                 (self._came if after else self._went)[ident] = name
 
-    def _existed(self, obj_id: int) -> bool:
-        """Whether an object is there at both times, and is no directory (whose changes are those of its names)."""
+    def _is_modified(self, obj_id: int) -> bool:
+        """Whether an object is there at both times and differs; of a directory only what is its own, not its names."""
         try:
             before = self._fs.iget(self._pfs_id, obj_id, self._first)
-            self._fs.iget(self._pfs_id, obj_id, self._last)
+            after = self._fs.iget(self._pfs_id, obj_id, self._last)
         except NotFound:
             return False
-        return not before.is_dir
+        return not before.is_dir or _own(before) != _own(after)
 
-    def _path_of(self, obj_id: int, asof: int) -> bytes | None:
-        """Path of an object by the directory its inode names; None when it is not in there."""
-        if obj_id == OBJID_ROOT:
-            return b"/"
-        inode = self._fs.iget(self._pfs_id, obj_id, asof)
-        parent = inode.data.parent_obj_id
-        name = self._names_in(parent, asof).get(obj_id)
-        return None if name is None else self._path(parent, asof, name)
 
-    def _path(self, parent: int, asof: int, name: bytes) -> bytes | None:
-        """Path of a name in a directory; None when that directory is not in the tree at that time."""
-        parts = [name]
-        for _ in range(_MAX_DEPTH):
-            if parent == OBJID_ROOT:
-                return b"/" + b"/".join(reversed(parts))
-            try:
-                directory = self._fs.iget(self._pfs_id, parent, asof)
-            except NotFound:
-                return None
-            above = directory.data.parent_obj_id
-            own = self._names_in(above, asof).get(parent)
-            if own is None:
-                return None
-            parts.append(own)
-            parent = above
-        return None
-
-    def _names_in(self, directory: int, asof: int) -> dict[int, bytes]:
-        """Names of a directory by the objects they lead to; a directory is read once."""
-        found = self._listings.get((directory, asof))
-        if found is None:
-            found = {}
-            try:
-                inode: Inode = self._fs.iget(self._pfs_id, directory, asof)
-                entries: Iterator[Dirent] = read_dir(self._fs.records, inode)
-                found = {entry.obj_id: entry.name for entry in entries}
-            except HammerError:
-                found = {}  # what leads through it has no path
-            self._listings[directory, asof] = found
-        return found
+def _own(inode: Inode) -> tuple[object, ...]:
+    data = inode.data
+    return data.mode, data.uid, data.gid, data.uflags
 
 
 def _by_path(change: Change) -> tuple[bytes, str]:

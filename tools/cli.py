@@ -29,7 +29,7 @@ class _Verb(LineParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
-    from tools import cmd_copy, cmd_info, cmd_maint, cmd_raw, cmd_snap, cmd_tree
+    from tools import cmd_copy, cmd_history, cmd_info, cmd_maint, cmd_raw, cmd_restore, cmd_snap, cmd_tree
 
     parser = LineParser(
         prog="hammer",
@@ -56,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
         dest="verb", required=True, metavar="VERB", parser_class=_Verb
     )
     cmd_info.add_parsers(verbs)
+    cmd_history.add_parsers(verbs)
+    cmd_restore.add_parsers(verbs)
     cmd_tree.add_parsers(verbs)
     cmd_copy.add_parsers(verbs)
     cmd_raw.add_parsers(verbs)

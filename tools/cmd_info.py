@@ -1,24 +1,19 @@
-"""`hammer info version volume-list pfs-status snapls config history namekey*`: facts about an image."""
+"""`hammer info version volume-list snapls config namekey*`: facts about an image."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from typing import Any
 
-from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN, VERSION_SNAPSHOT
+from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN
 from hammerfs.crc import crc32
-from hammerfs.errors import NotFound, UsageError
-from hammerfs.fs import HammerFS
-from hammerfs.history import Moment, data_history
 from hammerfs.keys import namekey0, namekey1
-from hammerfs.ondisk.records import PfsData
 from hammerfs.snapshot import Snapshot
 from tools.output import json_name, print_json, safe_name, size_text, time_text
+from tools.pfs_text import pfs_mode
 from tools.session import open_session
-from tools.target import add_view_options, find, open_fs, parse_pfs_or_path
+from tools.target import open_fs, parse_pfs_or_path
 
 VERSIONS = {
     1: "First HAMMER release (DragonFly 2.0+)",
@@ -29,8 +24,6 @@ VERSIONS = {
     6: "Directory Hash ALG1 (tmp/rename resistance)",
     7: "CRC-32C checksums (DragonFly 5.1+)",
 }
-_RANGE = re.compile(r"(\d+|0[xX][0-9a-fA-F]+)(?:,(\d+|0[xX][0-9a-fA-F]+))?\Z", re.ASCII)
-_DAY = 86400
 
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,20 +33,12 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     volume_list = verbs.add_parser("volume-list", help="the volumes, in order")
     volume_list.add_argument("-v", dest="verbose", action="count", default=argparse.SUPPRESS, help="with their numbers")
     volume_list.set_defaults(run=run_volume_list)
-    status = verbs.add_parser("pfs-status", help="the record of PFSs (default: all)")
-    status.add_argument("pfs_args", nargs="*", metavar="N|LABEL|/PATH", help="by number, label, or what is in it")
-    status.set_defaults(run=run_pfs_status)
     snapls = verbs.add_parser("snapls", help="the snapshots of a PFS")
     _add_pfs_argument(snapls)
     snapls.set_defaults(run=run_snapls)
     config = verbs.add_parser("config", help="the configuration text of a PFS")
     _add_pfs_argument(config)
     config.set_defaults(run=run_config)
-    history = verbs.add_parser("history", help="the transaction ids at which files changed")
-    history.add_argument("paths", nargs="+", metavar="PATH[@OFFSET[,LENGTH]]", help="a file; of it only that range")
-    history.add_argument("--at", metavar="OFFSET[,LENGTH]", help="that range of every file (as history@OFFSET,LENGTH)")
-    add_view_options(history)
-    history.set_defaults(run=run_history)
     for verb, text in (
         ("namekey1", "name key by directory hash algorithm 0"),
         ("namekey2", "name key by directory hash algorithm 1"),
@@ -87,7 +72,7 @@ def run_info(args: argparse.Namespace) -> int:
                 "version": head.vol_version,
                 "bigblocks": {"total": everything, "used": used, "reserved": reserved, "free": free},
                 "inodes": head.vol0_stat_inodes,
-                "pfs": [{"id": i, "mode": _mode(pfs), "snapshots": n} for i, pfs, n in pfss],
+                "pfs": [{"id": i, "mode": pfs_mode(pfs), "snapshots": n} for i, pfs, n in pfss],
             }
         )
         return 0
@@ -109,7 +94,7 @@ def run_info(args: argparse.Namespace) -> int:
     print("PFS information")
     print("\tPFS ID  Mode    Snaps  Mounted on")
     for pfs_id, pfs, snaps in pfss:
-        print(f"\t{pfs_id:6d}  {_mode(pfs):<6} {snaps:6d}  not mounted")
+        print(f"\t{pfs_id:6d}  {pfs_mode(pfs):<6} {snaps:6d}  not mounted")
     return 0
 
 
@@ -138,33 +123,6 @@ def run_volume_list(args: argparse.Namespace) -> int:
     for number, name in names:
         text = safe_name(os.fsencode(name))
         print(f"{number}\t{text}{' (Root Volume)' if number == root else ''}" if args.verbose else text)
-    return 0
-
-
-def run_pfs_status(args: argparse.Namespace) -> int:
-    """Print the record of each PFS asked for."""
-    with open_fs(args) as fs:
-        wanted = {parse_pfs_or_path(fs, text) for text in args.pfs_args}
-        rows = [(pfs_id, pfs) for pfs_id, pfs in fs.pfs_list() if not wanted or pfs_id in wanted]
-        place = fs.volumes.superblock.label
-        defaults = fs.volumes.version >= VERSION_SNAPSHOT
-    if args.json:
-        print_json([_pfs_json(pfs_id, pfs) for pfs_id, pfs in rows])
-        return 0
-    for pfs_id, pfs in rows:
-        print(f"{safe_name(place)}\tPFS#{pfs_id} {{")
-        print(f"    sync-beg-tid=0x{pfs.sync_beg_tid:016x}")
-        print(f"    sync-end-tid=0x{pfs.sync_end_tid:016x}")
-        print(f"    shared-uuid={pfs.shared}")
-        print(f"    unique-uuid={pfs.unique}")
-        print(f'    label="{safe_name(pfs.label_text)}"')
-        if pfs.snapshots_path:
-            print(f'    snapshots="{safe_name(pfs.snapshots_path)}"')
-        print(f"    prune-min={_prune_min(pfs.prune_min)}" if pfs.prune_min else "    prune-min=00:00:00")
-        print(f"    operating as a {_mode(pfs)}")
-        if defaults and not pfs.snapshots_path:
-            print("    snapshots directory defaults to /var/hammer/<pfs>")
-        print("}")
     return 0
 
 
@@ -209,54 +167,6 @@ def run_config(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_history(args: argparse.Namespace) -> int:
-    """Print the TIDs at which each file, range of a file, or directory changed."""
-    rows = []
-    with open_fs(args) as fs:
-        for text in args.paths:
-            path, obj_id, moments = _history_of(fs, args, text)
-            if args.json:
-                changes = [{"tid": f"0x{m.tid:016x}", "ts": m.ts} for m in moments]
-                rows.append({"path": json_name(os.fsencode(path)), "ino": f"0x{obj_id:016x}", "history": changes})
-                continue
-            print(f"{safe_name(os.fsencode(path))}\t{obj_id:016x} clean {{")
-            for moment in moments:
-                print(f"    {moment.tid:016x} {time_text(moment.ts, '%d-%b-%Y %H:%M:%S')}")
-            print("}")
-    if args.json:
-        print_json(rows)
-    return 0
-
-
-def _history_of(fs: HammerFS, args: argparse.Namespace, text: str) -> tuple[str, int, list[Moment]]:
-    path, where = text, args.at
-    try:
-        inode = find(fs, args, path)
-    except NotFound:  # a name that holds the sign goes before a range
-        path, at, where = text.rpartition("@")
-        if args.at is not None or not at or not _RANGE.match(where):
-            raise
-        inode = find(fs, args, path)
-    if where is None:
-        return path, inode.obj_id, fs.history(inode)
-    offset, length = _parse_range(where)
-    if not inode.is_file:
-        raise UsageError(f"'{path}' is no file: a range makes no sense")
-    return path, inode.obj_id, data_history(fs.records, inode.pfs_id, inode.obj_id, offset, length)
-
-
-def _parse_range(text: str) -> tuple[int, int | None]:
-    match = _RANGE.match(text)
-    if match is None:
-        raise UsageError(f"'{text}' is no range: OFFSET[,LENGTH]")
-    offset, length = match.groups()
-    return _number(offset), None if length is None else _number(length)
-
-
-def _number(text: str) -> int:
-    return int(text, 16 if text[:2].lower() == "0x" else 10)
-
-
 def run_namekey(args: argparse.Namespace) -> int:
     """Print the hash of a name."""
     name = os.fsencode(args.name)
@@ -271,32 +181,5 @@ def run_namekey(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mode(pfs: PfsData) -> str:
-    return "SLAVE" if pfs.is_slave else "MASTER"
-
-
 def _percent(part: int, whole: int) -> float:
     return 100.0 * part / whole if whole else 0.0
-
-
-def _prune_min(seconds: int) -> str:
-    days, rest = divmod(seconds, _DAY)
-    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    if not days:
-        return clock
-    return f"{days}d/{clock}" if rest else f"{days}d"
-
-
-def _pfs_json(pfs_id: int, pfs: PfsData) -> dict[str, Any]:
-    return {
-        "pfs": pfs_id,
-        "sync_beg_tid": f"0x{pfs.sync_beg_tid:016x}",
-        "sync_end_tid": f"0x{pfs.sync_end_tid:016x}",
-        "shared_uuid": str(pfs.shared),
-        "unique_uuid": str(pfs.unique),
-        "label": json_name(pfs.label_text),
-        "snapshots": json_name(pfs.snapshots_path),
-        "prune_min": pfs.prune_min,
-        "mode": _mode(pfs),
-        "deleted": pfs.is_deleted,
-    }

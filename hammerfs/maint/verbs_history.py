@@ -1,0 +1,168 @@
+"""Questions about the past: history, versions, deleted, diff, log, asof. Each is a function, and a verb on a mount."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hammerfs.addr import tid_text
+from hammerfs.asof import parse_component
+from hammerfs.const import MAX_TID
+from hammerfs.errors import BufferMiss, NotFound, UsageError
+from hammerfs.flushpoints import FlushPoints
+from hammerfs.fs import HammerFS
+from hammerfs.history import data_history
+from hammerfs.inode import Inode
+from hammerfs.maint.verb import Context, Verb
+from hammerfs.reports import Row, deleted_rows, diff_rows, join, log_rows, version_rows
+from hammerfs.treediff import Paths
+from hammerfs.viewspec import parse_asof
+from kernelcore.sched import lwkt_user_yield
+
+
+class Past:
+    """What a question is about.
+
+    Args:
+        fs: The file system.
+        root: Where paths start.
+        patient: Whether a look through all moments may be broken off (BufferMiss), to be taken up again.
+    """
+
+    def __init__(self, fs: HammerFS, root: Inode, *, patient: bool = False) -> None:
+        self.fs = fs
+        self.root = root
+        self._patient = patient
+        self._points: dict[int, FlushPoints] = {}
+
+    def find(self, path: str, *, follow: bool = False) -> Inode:
+        """The object a path leads to.
+
+        Args:
+            path: From the root.
+            follow: Also along a symbolic link that is its last component.
+
+        Raises:
+            NotFound: There is none.
+            HammerError: Something on the way is damaged.
+        """
+        return self.fs.resolve(os.fsencode(path).lstrip(b"/") or b".", self.root, follow=follow)
+
+    def name_of(self, path: str) -> tuple[Inode, bytes]:
+        """Directory and name of a path that need not lead anywhere; a point in time it ends in is the directory's.
+
+        Raises:
+            NotFound: There is no such directory.
+            UsageError: It has no last name.
+            HammerError: Something on the way is damaged.
+        """
+        folder, _, last = os.fsencode(path).lstrip(b"/").rstrip(b"/").rpartition(b"/")
+        name, tid, _ = parse_component(last)
+        if name in {b"", b".", b".."}:
+            raise UsageError(f"'{path}' does not end in a name")
+        directory = self.fs.resolve(folder or b".", self.root)
+        if tid is not None:
+            directory = self.fs.iget(directory.pfs_id, directory.obj_id, tid)
+        return directory, name
+
+    def place(self, path: str) -> tuple[int, bytes]:
+        """PFS and path from its root of something that is there, or was.
+
+        Raises:
+            NotFound: Its directory is not there.
+            HammerError: Something on the way is damaged.
+        """
+        try:
+            inode = self.find(path)
+            found = Paths(self.fs, inode.pfs_id).of_object(inode.obj_id, inode.asof)
+            if inode.is_dir and found is not None:
+                return inode.pfs_id, found
+        except NotFound:
+            pass
+        directory, name = self.name_of(path)
+        folder = Paths(self.fs, directory.pfs_id).of_object(directory.obj_id, directory.asof)
+        if folder is None:
+            raise NotFound("its directory has no path", **directory.place)
+        return directory.pfs_id, join(folder, name)
+
+    def tid(self, pfs_id: int, text: str) -> int:
+        """A point in time; see `parse_asof`."""
+        points = self._points.setdefault(pfs_id, FlushPoints(self.fs.records, pfs_id))
+        return parse_asof(self.fs, pfs_id, text, points, patient=self._patient)
+
+
+def history(past: Past, path: str, offset: int | None = None, length: int | None = None) -> Row:
+    """TIDs at which an object, or a range of a file, changed."""
+    inode = past.find(path, follow=True)
+    if offset is None:
+        moments = past.fs.history(inode)
+    elif inode.is_file:
+        moments = data_history(past.fs.records, inode.pfs_id, inode.obj_id, offset, length)
+    else:
+        raise UsageError(f"'{path}' is no file: a range makes no sense")
+    return {"ino": tid_text(inode.obj_id), "history": [{"tid": tid_text(m.tid), "ts": m.ts} for m in moments]}
+
+
+def versions(past: Past, path: str, fold: bool = True) -> list[Row]:
+    """All versions of a name."""
+    directory, name = past.name_of(path)
+    return version_rows(past.fs, directory, name, fold=fold)
+
+
+def deleted(past: Past, path: str) -> dict[str, Any]:
+    """Names removed from one directory, and the directories in it."""
+    way = b"/" + os.fsencode(path).lstrip(b"/").removeprefix(b".")
+    rows, below = deleted_rows(past.fs, past.find(path, follow=True), way)
+    return {"deleted": rows, "below": below}
+
+
+def diff(past: Past, path: str, older: str, newer: str) -> list[Row]:
+    """What differs between two points in time, at a path and below it."""
+    pfs_id, below = past.place(path)
+    return diff_rows(past.fs, pfs_id, past.tid(pfs_id, older), past.tid(pfs_id, newer), below)
+
+
+def log(past: Past, path: str, most: int) -> list[Row]:
+    """What changed at a path and below it, the newest first."""
+    if most < 1:
+        raise UsageError("log: at least one row")
+    pfs_id, below = past.place(path)
+    return list(log_rows(past.fs, pfs_id, below, most))
+
+
+def asof(past: Past, path: str, text: str) -> dict[str, str]:
+    """The TID of a point in time, in the PFS that holds a path."""
+    tid = past.tid(past.find(path).pfs_id, text)
+    return {"tid": "-1" if tid == MAX_TID else tid_text(tid)}
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "history": history,
+    "versions": versions,
+    "deleted": deleted,
+    "diff": diff,
+    "log": log,
+    "asof": asof,
+}
+
+
+def _verb(question: Callable[..., Any]) -> Verb:
+    """A question as a verb: asked of what has been flushed, and broken off to let others have their turn."""
+
+    @functools.wraps(question)
+    async def run(ctx: Context, **args: Any) -> Any:
+        await ctx.fs.flusher.settle()
+        past = Past(ctx.fs, ctx.fs.root(ctx.pfs_id), patient=True)
+        while True:
+            try:
+                with ctx.fs.cache.section():
+                    return question(past, **args)
+            except BufferMiss:
+                await lwkt_user_yield()
+
+    return Verb(run, fixes_time=True)
+
+
+VERBS = {name: _verb(question) for name, question in QUESTIONS.items()}
