@@ -107,7 +107,7 @@ class _Mount:
         options = self._options
         if options.read_only:
             return HammerFS.open(
-                self._volumes, recover=options.recover, cache_bytes=options.cache_bytes, warn=log.warning
+                self._volumes, recover=options.recover, cache_bytes=options.cache_bytes, warn=_refuse_writer
             )
         devices = open_devices(self._volumes, readonly=False, warn=log.warning)
         try:
@@ -148,7 +148,7 @@ class _Mount:
     ) -> None:
         loop.install(pyfuse3, lambda: not service.waiting and not (control and control.busy))
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._end_by_signal)
+            await nursery.start(self._end_by_signal, operations)
             self._mount(operations)
             try:
                 nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, self._mountpoint)
@@ -185,7 +185,9 @@ class _Mount:
         names = [name for text in self._volumes for name in ([text] if Path(text).exists() else text.split(":"))]
         return ":".join(os.path.abspath(name) for name in names)
 
-    async def _end_by_signal(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _end_by_signal(
+        self, operations: Operations, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """SIGTERM, SIGINT and SIGHUP end the mount as an unmount does: the kernel first hands over what it holds."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
@@ -193,8 +195,15 @@ class _Mount:
                 log.info("ended by %s", signal.Signals(number).name)
                 if not await trio.to_thread.run_sync(unmount, self._mountpoint):
                     log.warning("%s is busy: it goes away under those who use it", self._mountpoint)
+                    if isinstance(operations, WritableOperations):
+                        await operations.write_back()
                     await trio.to_thread.run_sync(detach, self._mountpoint)
                     pyfuse3.terminate()
+
+
+def _refuse_writer(text: str) -> None:
+    """Others may read what somebody writes to at their own risk; a mount that shows a mixture helps nobody."""
+    raise MountFailed(text)
 
 
 def _quiet_collector() -> None:

@@ -8,8 +8,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pyfuse3
-
 from hammerfs.device import media
 from hammerfs.device.mounts import mount_table
 from hammerfs.errors import HammerError
@@ -72,8 +70,7 @@ def unmount(mountpoint: str) -> bool:
 
 
 def detach(mountpoint: str) -> None:
-    """Have a busy mount vanish from the tree after its unwritten data has been handed over. Blocks."""
-    _write_back(mountpoint)
+    """Have a busy mount vanish from the tree. Blocks."""
     for words in _ways(mountpoint, "-l" if media.IS_LINUX else "-f"):
         if subprocess.run(words, check=False, capture_output=True).returncode == 0:
             return
@@ -85,14 +82,6 @@ def _ways(mountpoint: str, *how: str) -> list[list[str]]:
     if media.IS_LINUX:
         ways.append(["fusermount3", "-u", *(["-z"] if how else []), mountpoint])
     return ways
-
-
-def _write_back(mountpoint: str) -> None:
-    """Let the kernel write what it holds of the mount."""
-    try:
-        pyfuse3.syncfs(mountpoint)
-    except OSError as err:
-        log.debug("%s can't be written back: %s", mountpoint, err)
 
 
 def _device_of(mountpoint: str) -> str | None:
