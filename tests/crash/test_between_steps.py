@@ -11,6 +11,7 @@ import pytest
 from hammerfs import backend
 from hammerfs.changes import WriteOptions
 from hammerfs.const import OBJTYPE_DIRECTORY, OBJTYPE_REGFILE
+from hammerfs.device.faulty import Crash, Journal, RecordingDevice, crash_images
 from hammerfs.filewrite import SetAttr
 from hammerfs.fs import HammerFS
 from hammerfs.rw import WritableFS
@@ -28,6 +29,7 @@ class Mounted(Twin):
     """
 
     def __init__(self, seed: int, version: int) -> None:
+        self.journal: Journal | None = None
         super().__init__(fresh(version), WriteOptions(clock=Clock(), group_records=40))
         self.rng = Random(seed)
         self.between = 0
@@ -38,9 +40,18 @@ class Mounted(Twin):
         self.places = [1, below]
         self.remount()
         self.fs.close()
+        self.journal = Journal()
+        self.media = [RecordingDevice(device, self.journal) for device in self.media]
+        self.states = [self.now.copy()]
+        self.journal.mark(0)
         self.host = UpHost(name="mounted")
         self.fs = WritableFS(plugged(self.media), self.options, host=self.host, submit=self._submit)
         self.host.call(self.fs.start())
+
+    def done(self) -> None:
+        super().done()
+        if self.journal is not None:
+            self.states.append(self.now.copy())
 
     async def _submit(self, call: Callable[..., Any], *args: Any) -> Any:
         if self.rng.random() < 0.5 and not self.is_ending:
@@ -81,7 +92,10 @@ class Mounted(Twin):
         if fsync and files:
             self.host.call(self.fs.flusher.fsync(self.inode(self.rng.choice(files))))
         else:
+            promised = len(self.states) - 1
             self.host.call(self.fs.flusher.settle())
+            assert self.journal is not None
+            self.journal.mark(promised)
 
     def end(self) -> None:
         """Close everything."""
@@ -109,3 +123,27 @@ def test_calls_between_the_steps_of_a_commit(seed: int, version: int, monkeypatc
     assert_same(tree(fs), twin.now.tree())
     abandon(fs)
     assert_sound(twin.media)
+
+
+@pytest.mark.parametrize("version", [7, 3])
+def test_cuts_while_calls_come_in(version: int) -> None:
+    """What is recovered is the state behind one call: not before the newest promise, and nothing half-done."""
+    twin = Mounted(100, version)
+    for _ in range(12):
+        for _ in range(twin.rng.randrange(6)):
+            twin.change()
+        twin.flush(fsync=False)
+    journal = twin.journal
+    assert journal is not None
+    cuts = [n + 1 for n, event in enumerate(journal.events) if event.kind != "mark"][::3]
+    checked = 0
+    for image in crash_images(journal, seed=version, crashes=(Crash.DROPPED, Crash.SECTORS, Crash.ORDERED), cuts=cuts):
+        checked += 1
+        fs = mount(image.devices)
+        got = tree(fs)
+        fs.close()
+        promised = max(note for note in journal.marks(image.cut) if isinstance(note, int))
+        assert any(got == state.tree() for state in twin.states[promised:]), str(image)
+        assert_sound(image.devices, idle=False)
+    assert checked > 50
+    abandon(twin.fs)
