@@ -23,7 +23,7 @@ _sources: dict[FunctionType, str] = {}  # of functions that are changed now
 _cache: dict[tuple[FunctionType, str, bool], CodeType] = {}
 
 WINDOW: Final = "__window__"
-_RAW_LOCKS: Final = ("t_lock",)  # taken by blocking the OS thread: no window while one is held
+_RAW_LOCKS: Final = ("t_lock", "_first_hold")  # taken by blocking the OS thread: no window while one is held
 
 
 def source_of(fn: FunctionType) -> str:
@@ -114,7 +114,7 @@ def _open_windows(node: ast.stmt) -> None:
 def _holds_raw_lock(node: ast.stmt) -> bool:
     if not isinstance(node, ast.With):
         return False
-    return any(isinstance(i.context_expr, ast.Attribute) and i.context_expr.attr in _RAW_LOCKS for i in node.items)
+    return any(ast.unparse(item.context_expr).rpartition(".")[2] in _RAW_LOCKS for item in node.items)
 
 
 def _call_window() -> ast.stmt:

@@ -300,7 +300,7 @@ class _Actor:
 def check_sched(case: SchedCase, fine: bool = False) -> None:
     """T1 to T6 on one case."""
     watch = nullcontext() if fine else watched_pick()
-    with simulate(case.sim, 100_000 if fine else 30_000, FINE if fine else ()) as host, watch:
+    with simulate(case.sim, 40_000 if fine else 30_000, FINE if fine else ()) as host, watch:
         play = _Play(host)
         play.actors = [_Actor(play, ops) for _cpu, _pri, _fixed, ops in case.threads]
         for actor, (cpuid, pri, fixed, _ops) in zip(play.actors, case.threads, strict=True):
