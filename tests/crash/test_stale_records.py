@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import pytest
 
+from hammerfs import flusher
 from hammerfs.changes import WriteOptions
-from hammerfs.const import BUFMASK, BUFSIZE, UNDO_SECTOR, ZONE_RAW_VOLUME, ZONE_SHIFT
+from hammerfs.const import BUFMASK, BUFSIZE, OBJTYPE_REGFILE, UNDO_SECTOR, ZONE_RAW_VOLUME, ZONE_SHIFT
+from hammerfs.device.faulty import Crash, Journal, RecordingDevice, crash_images
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.fs import HammerFS
 from hammerfs.ondisk.volume import FIELD_OFFSETS
 from hammerfs.recover import SMALLEST_RECORD
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volumes import Volumes
+from tests.crash.cuts import Recorded
 from tests.enginelab import FIFO, Clock, abandon, assert_sound, fresh, mount, plugged, tree
 
 
@@ -53,3 +56,31 @@ def test_the_tail_of_an_interrupted_write_is_not_undone(version: int) -> None:
         assert not reader.recovery.is_dirty
         assert tree(reader) == want
     assert_sound([media])
+
+
+def test_logged_operations_that_do_not_fit_twice_go_with_the_first_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FIFO is too full to tell them again behind the jump: that is the second commit's then."""
+    twin = Recorded(7, WriteOptions(clock=Clock()))
+    ino = twin.make(1, b"logged", OBJTYPE_REGFILE)
+    twin.sync()
+    twin.write(ino, 0, b"promised")
+    twin.fsync(ino)
+    assert twin.fsynced
+    monkeypatch.setattr(flusher, "UNDO_SECTOR", FIFO)
+    abandon(twin.fs)
+    journal = Journal()
+    fs = mount([RecordingDevice(twin.media[0], journal)], twin.options)
+    number = fs.undo.seqno
+    assert number - twin.fs.undo.seqno < 200
+    fs.create(fs.root(), b"next")
+    fs.sync()
+    assert fs.undo.seqno > number + FIFO // SMALLEST_RECORD
+    abandon(fs)
+    checked = 0
+    for image in crash_images(journal, crashes=(Crash.ORDERED, Crash.SECTORS)):
+        checked += 1
+        fs = mount(image.devices, twin.options)
+        assert fs.read(fs.resolve(b"/logged"), 0, 100) == b"promised", str(image)
+        fs.close()
+        assert_sound(image.devices, idle=False)
+    assert checked > 10
