@@ -70,6 +70,7 @@ def test_logged_operations_that_do_not_fit_twice_go_with_the_first_commit(monkey
     abandon(twin.fs)
     journal = Journal()
     fs = mount([RecordingDevice(twin.media[0], journal)], twin.options)
+    monkeypatch.undo()
     number = fs.undo.seqno
     assert number - twin.fs.undo.seqno < 200
     fs.create(fs.root(), b"next")
