@@ -75,6 +75,10 @@ class PfsTable:
         tid = tid_text(data.sync_end_tid) if data.is_slave else "-1"
         return f"@@{tid}:{pfs_id:05d}".encode()
 
+    def put(self, pfs_id: int, data: PfsData) -> None:
+        """A record that is on its way to the media counts now."""
+        self._cached[pfs_id] = data
+
     def forget(self) -> None:
         """Read the records anew."""
         self._cached.clear()

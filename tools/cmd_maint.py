@@ -86,10 +86,11 @@ def _softlinks(args: argparse.Namespace) -> dict[str, Any]:
     try:
         with os.scandir(args.path) as entries:
             links = [entry for entry in entries if entry.is_symlink()]
-        targets = [(os.readlink(entry.path), entry.stat(follow_symlinks=False).st_ctime) for entry in links]
+        targets = [os.readlink(entry.path) for entry in links]
+        times = [entry.stat(follow_symlinks=False).st_ctime for entry in links]
     except OSError as err:
         raise UsageError(f"{args.path}: {err.strerror}") from None
-    return {"targets": targets}
+    return {"targets": targets, "times": times}
 
 
 def run_reblock(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Questions about the past: history, versions, deleted, diff, log, asof. Each is a function, and a verb on a mount."""
+"""Questions about the past: history, versions, deleted, held, diff, log, asof. Each is a function, and a verb on a mount."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hammerfs.fs import HammerFS
 from hammerfs.history import data_history
 from hammerfs.inode import Inode
 from hammerfs.maint.verb import Context, Verb
-from hammerfs.reports import Row, deleted_rows, diff_rows, join, log_rows, version_rows
+from hammerfs.reports import Row, deleted_rows, diff_rows, held_rows, join, log_rows, version_rows
 from hammerfs.treediff import Paths
 from hammerfs.viewspec import parse_asof
 from kernelcore.sched import lwkt_user_yield
@@ -113,9 +113,21 @@ def versions(past: Past, path: str, fold: bool = True) -> list[Row]:
 
 def deleted(past: Past, path: str) -> dict[str, Any]:
     """Names removed from one directory, and the directories in it."""
-    way = b"/" + os.fsencode(path).lstrip(b"/").removeprefix(b".")
-    rows, below = deleted_rows(past.fs, past.find(path, follow=True), way)
-    return {"deleted": rows, "below": below}
+    rows, below = deleted_rows(past.fs, past.find(path, follow=True), _rooted(path))
+    return {"rows": rows, "below": below}
+
+
+def held(past: Past, path: str, first: str, last: str) -> dict[str, Any]:
+    """Names that one directory held at any time between two points in time, and the directories among them."""
+    directory = past.find(path, follow=True)
+    tids = (past.tid(directory.pfs_id, text) for text in (first, last))
+    rows, below = held_rows(past.fs, directory, _rooted(path), *tids)
+    return {"rows": rows, "below": below}
+
+
+def _rooted(path: str) -> bytes:
+    """A path from the root, with a slash before it."""
+    return b"/" + os.fsencode(path).lstrip(b"/").removeprefix(b"./").rstrip(b"/") if path != "." else b"/"
 
 
 def diff(past: Past, path: str, older: str, newer: str) -> list[Row]:
@@ -142,6 +154,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
     "history": history,
     "versions": versions,
     "deleted": deleted,
+    "held": held,
     "diff": diff,
     "log": log,
     "asof": asof,

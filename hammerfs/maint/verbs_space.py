@@ -26,7 +26,8 @@ async def _prune(
     ctx: Context,
     path: str,
     directory: str | None = None,
-    targets: Iterable[tuple[str, float]] = (),
+    targets: list[str] | None = None,
+    times: list[float] | None = None,
     ranges: list[list[str]] | None = None,
     everything: bool = False,
     exact: bool = False,
@@ -39,7 +40,8 @@ async def _prune(
         ctx: The file system.
         path: Anything in the PFS.
         directory: Where softlinks to snapshots are, inside the file system.
-        targets: What softlinks found elsewhere lead to, and their times (Unix seconds).
+        targets: What softlinks found elsewhere lead to.
+        times: Their times (Unix seconds).
         ranges: What an earlier call has worked out, to go on with.
         everything: All history goes, and with it the snapshots.
         exact: What was created at the very TID of a snapshot stays; see `is_prunable`.
@@ -52,7 +54,7 @@ async def _prune(
         wanted = [PruneRange(int(beg, 16), int(end, 16)) for beg, end in ranges]
     elif not everything:
         with fs.cache.section():
-            snaps = _snapshots(ctx, pfs_id, directory, targets)
+            snaps = _snapshots(ctx, pfs_id, directory, zip(targets or (), times or (), strict=False))
             wanted = prune_ranges(snaps, fs.pfs.get(pfs_id).prune_min, fs.options.clock() / 1_000_000)
     prune = Prune(fs, pfs_id, wanted, exact=exact)
     at = await prune.run(None if start is None else parse_key(start), seconds) if everything or wanted else None

@@ -1,0 +1,118 @@
+"""Maintenance of a mounted file system: verbs through the control socket while programs go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.conftest import Mount
+from tests.fuse.rwlab import check, difference, live, make_image, run_hammer, tree_of
+
+pytestmark = [pytest.mark.mount]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return make_image(tmp_path)
+
+
+@pytest.fixture
+def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
+    with live(tmp_path, image) as found:
+        yield found
+
+
+def fill(root: Path, rounds: int) -> None:
+    """Files written and partly removed again, with history between."""
+    for number in range(rounds):
+        for name in range(30):
+            (root / f"f{name}").write_bytes(os.urandom(3000 * (name + 1)))
+        for name in range(0, 30, 3):
+            (root / f"f{name}").unlink()
+        run_hammer("synctid", root)
+        if number % 2:
+            run_hammer("snapq", root, f"round {number}")
+
+
+def test_prune_and_reblock_while_programs_write(tmp_path: Path, image: Path) -> None:
+    with live(tmp_path, image) as mount:
+        fill(mount.root, 4)
+        kept = [line.split("\t")[0] for line in run_hammer("snapls", mount.root).splitlines()[2:]]
+        assert len(kept) == 2
+        views = {tid: tree_of(mount.root / f"@@{tid}") for tid in kept}
+        stop = threading.Event()
+        written: list[bytes] = []
+
+        def write() -> None:
+            while not stop.is_set():
+                written.append(os.urandom(50_000))
+                (mount.root / "busy").write_bytes(written[-1])
+                assert (mount.root / "busy").read_bytes() == written[-1]
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            pruned = json.loads(run_hammer("--json", "prune", mount.root))
+            text = run_hammer("reblock", mount.root)
+        finally:
+            stop.set()
+            writer.join()
+        assert pruned["records"] > 0
+        assert f"Reblock {mount.root} succeeded\n" in text
+        assert len(written) > 0
+        assert {tid: tree_of(mount.root / f"@@{tid}") for tid in kept} == views
+        before = tree_of(mount.root)
+    check(image)
+    with live(tmp_path, image) as mount:
+        assert difference(tree_of(mount.root), before) == {}
+        run_hammer("prune-everything", mount.root)
+        assert run_hammer("snapls", mount.root).count("\n") == 2
+        assert difference(tree_of(mount.root), before) == {}
+    check(image)
+
+
+def test_pfss_on_a_mount(tmp_path: Path, image: Path) -> None:
+    with live(tmp_path, image) as mount:
+        link = mount.root / "m"
+        text = run_hammer("pfs-master", link, "label=work", "prune-min=1d")
+        assert text.startswith(f"Creating PFS#1\tsucceeded!\n{link}\tPFS#1 {{\n")
+        assert '    label="work"\n    prune-min=1d\n    operating as a MASTER\n' in text
+        assert os.readlink(link) == "@@-1:00001"
+        (link / "file").write_text("inside")
+        (link / "dir").mkdir()
+        shared = json.loads(run_hammer("--json", "pfs-status", link))[0]["shared_uuid"]
+        text = run_hammer("pfs-slave", mount.root / "s", f"shared-uuid={shared}")
+        assert "operating as a SLAVE" in text
+        assert "pfs-downgrade of PFS#1 (work) succeeded" in run_hammer("pfs-downgrade", link)
+        assert os.readlink(link).startswith("@@0x")
+        assert (link / "file").read_text() == "inside"
+        with pytest.raises(OSError, match="Read-only"):
+            (link / "new").write_text("x")
+        assert "pfs-upgrade of PFS#1 (work) succeeded" in run_hammer("pfs-upgrade", link)
+        assert (link / "file").read_text() == "inside"
+        (link / "new").write_text("x")
+        assert 'label="home"' in run_hammer("pfs-update", link, "label=home")
+        run_hammer("-y", "pfs-destroy", mount.root / "s")
+        run_hammer("-y", "pfs-destroy", link)
+        assert not os.path.lexists(link)
+        assert sorted(os.listdir(mount.root)) == []
+    check(image)
+
+
+def test_a_pass_that_is_cut_short_goes_on(mount: Mount, tmp_path: Path) -> None:
+    fill(mount.root, 3)
+    cycle = tmp_path / "cycle"
+    parts = 0
+    while parts < 200:
+        parts += 1
+        done = json.loads(run_hammer("-t", "0", "-c", cycle, "--json", "reblock", mount.root))
+        if done["stopped_at"] is None:
+            break
+        assert done["stopped_by"] == "timer"
+        assert cycle.read_text().strip() == done["stopped_at"]
+    assert not cycle.exists()
