@@ -224,8 +224,11 @@ def test_a_snapshot_holds_every_write_that_had_returned(mount: Mount) -> None:
     assert (mount.root / ".hammer" / "snapshots" / "after 7" / "open").stat().st_size == 8 * 35_000
 
 
-def test_a_snapshot_holds_what_is_written_while_it_is_taken_or_not_at_all(mount: Mount) -> None:
-    """Records are numbered: each point in time shows a whole number of the writes before it, in their order."""
+def test_a_snapshot_under_a_writer(mount: Mount) -> None:
+    """Records are numbered: each point in time shows all writes that had returned, in their order, and nothing else.
+
+    Of the one write that had not returned the kernel may have handed over the first of two pages.
+    """
     path = mount.root / "log"
     stop = threading.Event()
     written = 0
@@ -243,9 +246,10 @@ def test_a_snapshot_holds_what_is_written_while_it_is_taken_or_not_at_all(mount:
         for i in range(6):
             before = written
             where = Path(run_hammer("snapq", mount.root, str(i)).strip())
-            lines = (where / "log").read_bytes().splitlines() if (where / "log").exists() else []
-            assert len(lines) >= before
-            assert lines == [b"%09d" % n for n in range(len(lines))]
+            found = (where / "log").read_bytes() if (where / "log").exists() else b""
+            assert len(found) >= before * 10
+            whole = b"".join(b"%09d\n" % n for n in range(len(found) // 10 + 1))
+            assert found == whole[: len(found)]
     finally:
         stop.set()
         thread.join()
