@@ -338,15 +338,22 @@ class _Batch:
             limit = dirty.media_limit
             size = block_size_at(limit)
             self._delete_data(inode, -(-limit // size) * size, MAX_INT64, keep)
+        beg = end = 0
         for base in sorted(dirty.placed):
             elm = dirty.placed[base].elm
             if inode.create_tid and base < dirty.media_size:
-                self._delete_data(inode, base, base + (elm.data_len + BUFMASK & ~BUFMASK), keep)
+                if base != end:  # blocks that follow each other replace what was there by one walk
+                    self._delete_data(inode, beg, end, keep)
+                    beg = base
+                end = base + (elm.data_len + BUFMASK & ~BUFMASK)
             elm = elm._replace(create_tid=self._tid, create_ts=self._ts)
             self._inserts.append(_Insert(elm.sort_key, elm, None, None))
+        self._delete_data(inode, beg, end, keep)
 
     def _delete_data(self, inode: Inode, beg: int, end: int, keep: bool) -> None:
         """Records that begin in [beg, end), and those that begin before and reach into it."""
+        if beg == end:
+            return
         for elm in self._data_from(inode, beg):
             if elm.key - elm.data_len >= end:
                 return
