@@ -12,7 +12,8 @@ from typing import Any
 
 from hammerfs.addr import localize, tid_text
 from hammerfs.asof import asof_suffix, parse_component
-from hammerfs.const import LOCALIZE_MISC, OBJTYPE_DIRECTORY, RECTYPE_DATA
+from hammerfs.const import LOCALIZE_MISC, OBJTYPE_DIRECTORY, RECTYPE_DATA, RECTYPE_DIRENTRY
+from hammerfs.dirent import decode_entry, entry_localization
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.fs import HammerFS
 from hammerfs.history import DeletedEntry, deleted_entries
@@ -78,7 +79,7 @@ def _change_row(change: Change) -> Row:
     return {**row, "ino": tid_text(change.obj_id), "tid": tid_text(change.tid)}
 
 
-def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row], list[str]]:
+def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row], list[Row]]:
     """Names that were removed from a directory and can still be brought back, and where more of them may be.
 
     Args:
@@ -87,7 +88,7 @@ def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row]
         path: Its path, as `fs.resolve` takes it, to make paths of the names.
 
     Returns:
-        A row for each name, and the paths of the directories in it, those removed included (as of their last moment).
+        A row for each name, and one for each directory in it, those removed included (as of their last moment).
 
     Raises:
         NotADirectory: It is none.
@@ -118,11 +119,60 @@ def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row]
             }
         )
         if gone.obj_type == OBJTYPE_DIRECTORY and not lives_on:
-            below.append(os.fsdecode(last))
+            below.append(_folder(last, gone.obj_id, gone.delete_tid - 1))
     below += [
-        os.fsdecode(join(path, name)) for name, entry in sorted(present.items()) if entry.obj_type == OBJTYPE_DIRECTORY
+        _folder(join(path, name), entry.obj_id, directory.asof)
+        for name, entry in sorted(present.items())
+        if entry.obj_type == OBJTYPE_DIRECTORY
     ]
     return rows, below
+
+
+def held_rows(fs: HammerFS, directory: Inode, path: bytes, first: int, last: int) -> tuple[list[Row], list[Row]]:
+    """Names that a directory held at any time from one TID to another, each as it was last in that time.
+
+    Args:
+        fs: The file system.
+        directory: The directory; nothing behind its own point in time is told.
+        path: Its path, as `fs.resolve` takes it.
+        first: The first TID.
+        last: The last one; MAX_TID for the head.
+
+    Returns:
+        As for `deleted_rows`.
+
+    Raises:
+        NotADirectory: It is none.
+        HammerError: It is damaged.
+    """
+    need_dir(directory)
+    last = min(last, directory.asof)
+    newest: dict[bytes, tuple[int, LeafElm, int]] = {}
+    for elm in fs.records.generations(entry_localization(directory), directory.obj_id, RECTYPE_DIRENTRY):
+        if elm.create_tid <= last and not 0 < elm.delete_tid <= max(first, elm.create_tid):
+            data = decode_entry(fs.records, elm)
+            if data.name not in newest or newest[data.name][1].create_tid < elm.create_tid:
+                tid = last if visible(elm.create_tid, elm.delete_tid, last) else elm.delete_tid - 1
+                newest[data.name] = tid, elm, data.obj_id
+    rows, below = [], []
+    for name, (tid, elm, obj_id) in sorted(newest.items()):
+        way = join(path, name) if tid == directory.asof else asof_path(path, name, tid)
+        rows.append(
+            {
+                "path": os.fsdecode(plain_path(path) + name),
+                "asof": os.fsdecode(way),
+                "type": TYPE_NAMES.get(elm.obj_type, "unknown"),
+                "ino": tid_text(obj_id),
+            }
+        )
+        if elm.obj_type == OBJTYPE_DIRECTORY:
+            below.append(_folder(way, obj_id, tid))
+    return rows, below
+
+
+def _folder(path: bytes, obj_id: int, asof: int) -> Row:
+    """A directory where more may be: its path, and a mark that is equal for what is the same at the same time."""
+    return {"path": os.fsdecode(path), "mark": f"{obj_id:x}@{asof:x}"}
 
 
 def _lives_on(fs: HammerFS, gone: DeletedEntry, asof: int) -> bool:

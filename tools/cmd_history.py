@@ -1,4 +1,4 @@
-"""`hammer history versions deleted diff log`: the past of files, on a mount or an image."""
+"""`hammer history versions deleted find diff log`: the past of files, on a mount or an image."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 from hammerfs.asof import parse_component
-from hammerfs.errors import NotFound, UsageError
+from hammerfs.const import MAX_TID
+from hammerfs.errors import HammerError, NotFound, UsageError
 from hammerfs.maint.verbs_history import QUESTIONS, Past
+from hammerfs.manifest import TYPE_NAMES
 from hammerfs.reports import Row
 from hammerfs.vfs.control_proto import RemoteError
+from hammerfs.viewspec import parse_tid
 from tools.output import json_name, print_json, safe_name, time_text
 from tools.places import HostPlace, ImageSource, Source
 from tools.session import Session, open_session
@@ -25,7 +29,7 @@ from tools.target import add_view_options, open_fs, view_root
 
 _RANGE = re.compile(r"(\d+|0[xX][0-9a-fA-F]+)(?:,(\d+|0[xX][0-9a-fA-F]+))?\Z", re.ASCII)
 _CHANGES = {"added": "A", "removed": "D", "modified": "M", "renamed": "R"}
-_NAMES = frozenset({"path", "from", "restore"})
+_NAMES = frozenset({"path", "from", "restore", "asof"})
 """Fields of rows that hold paths."""
 
 
@@ -52,6 +56,15 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff.add_argument("path", nargs="?", metavar="PATH", help="only there and below (default: the whole PFS)")
     _add_pfs_option(diff)
     diff.set_defaults(run=run_diff)
+    find = verbs.add_parser("find", help="what was there at a point in time, or at any time between two")
+    find.add_argument("path", nargs="?", metavar="DIR", help="only there and below (default: the whole file system)")
+    when = find.add_mutually_exclusive_group(required=True)
+    when.add_argument("--asof", dest="at_time", metavar="TIME", help="at that TID, label or time")
+    when.add_argument("--between", nargs=2, metavar=("FROM", "TO"), help="at any time from one to the other")
+    find.add_argument("--name", metavar="GLOB", help="only such names")
+    find.add_argument("--type", choices=sorted(set(TYPE_NAMES.values())), help="only that type")
+    _add_pfs_option(find)
+    find.set_defaults(run=run_find)
     log = verbs.add_parser("log", help="what changed, the newest first")
     log.add_argument("-n", dest="most", type=int, default=1000, metavar="COUNT", help="rows at most (default 1000)")
     log.add_argument("path", nargs="?", metavar="PATH", help="only there and below (default: the whole PFS)")
@@ -94,6 +107,10 @@ class Asker:
             if err.errno == errno.ENOENT:
                 raise NotFound(str(err)) from None
             raise
+
+    def tid(self, folder: str, text: str) -> int:
+        """TID of a point in time in the PFS that holds a directory; see `parse_asof`."""
+        return parse_tid(self.ask("asof", folder, text=text)["tid"]) or MAX_TID
 
     def source(self) -> Source:
         """Where the files themselves are."""
@@ -184,36 +201,41 @@ def run_versions(args: argparse.Namespace) -> int:
     return 0
 
 
-def deleted(asker: Asker, path: str, *, recursive: bool, gone: bool = True) -> Iterator[Row]:
-    """Rows of what was deleted from a directory, and from those below it.
+def walk_past(
+    asker: Asker, question: str, path: str, *, recursive: bool, gone: bool = True, **args: str
+) -> Iterator[Row]:
+    """Rows of a question about a directory, and of the same about those below it.
 
     Args:
-        asker: Knows them.
+        asker: Answers.
+        question: ``deleted`` or ``held``.
         path: The directory.
         recursive: Also those below it.
-        gone: Of these also such as were deleted themselves.
+        gone: Of these also such as are not there any more.
+        **args: More of the question.
 
     Raises:
-        HammerError: The directory is not there, or can't be read.
+        HammerError: The directory is not there, or can't be read; of one below it that is told, and the rest goes on.
     """
     todo = [path]
     seen: set[str] = set()
     while todo:
         where = todo.pop()
-        if where in seen:
-            continue
-        seen.add(where)
         try:
-            found = asker.ask("deleted", where)
-        except NotFound:
+            found = asker.ask(question, where, **args)
+        except HammerError as err:
             if where == path:
                 raise
-            continue  # it has gone since, or was never whole
-        yield from (
-            {**row, **{name: asker.place + row[name] for name in ("path", "restore")}} for row in found["deleted"]
-        )
-        if recursive:
-            todo += [asker.place + below for below in reversed(found["below"]) if gone or not is_past(below)]
+            print(f"hammer: {question}: {_shown(where)}: {err}", file=sys.stderr)
+            continue
+        for row in found["rows"]:
+            yield {name: asker.place + value if name in _NAMES else value for name, value in row.items()}
+        if not recursive:
+            return
+        for folder in reversed(found["below"]):
+            if folder["mark"] not in seen and (gone or not is_past(folder["path"])):
+                seen.add(folder["mark"])
+                todo.append(asker.place + folder["path"])
 
 
 def is_past(path: str) -> bool:
@@ -224,7 +246,7 @@ def is_past(path: str) -> bool:
 def run_deleted(args: argparse.Namespace) -> int:
     """Print what was deleted, and how it is called to be brought back."""
     with asking(args, args.path) as asker:
-        rows = list(deleted(asker, args.path, recursive=args.recursive))
+        rows = list(walk_past(asker, "deleted", args.path, recursive=args.recursive))
     if args.json:
         print_json([_for_json(row) for row in rows])
         return 0
@@ -232,6 +254,27 @@ def run_deleted(args: argparse.Namespace) -> int:
         elsewhere = "  (lives on under another name)" if row["lives_on"] else ""
         print(f"{time_text(row['deleted_ts'])}  {row['type']:<8}  {_shown(row['restore'])}{elsewhere}")
     return 0
+
+
+def run_find(args: argparse.Namespace) -> int:
+    """Print what was there, by paths that lead to it."""
+    path = args.path or ("/" if args.volumes else ".")
+    first, last = args.between or (args.at_time, args.at_time)
+    with asking(args, path) as asker:
+        tids = {name: asker.ask("asof", path, text=text)["tid"] for name, text in (("first", first), ("last", last))}
+        rows = [row for row in walk_past(asker, "held", path, recursive=True, **tids) if _fits(args, row)]
+    if args.json:
+        print_json([_for_json(row) for row in rows])
+        return 0
+    for row in rows:
+        print(_shown(row["asof"]))
+    return 0
+
+
+def _fits(args: argparse.Namespace, row: Row) -> bool:
+    """Whether a row is what ``--name`` and ``--type`` ask for."""
+    name = os.path.basename(row["path"])
+    return (args.name is None or fnmatchcase(name, args.name)) and args.type in {None, row["type"]}
 
 
 def run_diff(args: argparse.Namespace) -> int:

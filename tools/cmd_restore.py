@@ -16,7 +16,7 @@ from hammerfs.maint.verbs_history import Past
 from hammerfs.reports import Row, join, plain_path
 from hammerfs.rw import WritableFS
 from hammerfs.viewspec import parse_pfs
-from tools.cmd_history import Asker, asking, deleted, is_past
+from tools.cmd_history import Asker, asking, is_past, walk_past
 from tools.output import print_json, safe_name
 from tools.places import HostPlace, ImagePlace, Place, Thing
 
@@ -144,7 +144,7 @@ class Restorer:
             name, sign, when = last.rpartition(b"@@")
             if not sign or not name:
                 raise
-            tid = int(self._asker.ask("asof", os.fsdecode(folder or b"."), text=os.fsdecode(when))["tid"], 16)
+            tid = self._asker.tid(os.fsdecode(folder or b"."), os.fsdecode(when))
             yield _Wanted(_at(folder, name, tid), self._target(folder, name, to))
             return
         yield self._last_version(folder, last, rows, to, is_there=present is not None)
@@ -165,7 +165,7 @@ class Restorer:
     def _all_deleted(self, path: bytes, to: bytes | None) -> Iterator[_Wanted]:
         """Everything deleted from directories that are there, at a path and below it."""
         top = plain_path(path)
-        for row in list(deleted(self._asker, os.fsdecode(path), recursive=True, gone=False)):
+        for row in list(walk_past(self._asker, "deleted", os.fsdecode(path), recursive=True, gone=False)):
             if not row["lives_on"]:
                 full = os.fsencode(row["path"])
                 target = full if to is None else join(to, full[len(self._rooted(top)) :])
@@ -247,7 +247,7 @@ class Restorer:
             self._restore(_Wanted(join(wanted.source, name), join(wanted.target, name)))
         if wanted.deleted_ts is None:
             return
-        rows = self._asker.ask("deleted", os.fsdecode(wanted.source))["deleted"]
+        rows = self._asker.ask("deleted", os.fsdecode(wanted.source))["rows"]
         since = wanted.deleted_ts
         for row in sorted(rows, key=_deletion, reverse=True):
             if since - row["deleted_ts"] > SWEEP_SECONDS:

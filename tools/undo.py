@@ -231,7 +231,7 @@ class _Undo:
             folder = os.path.dirname(self._path) or ("/" if self._args.volumes else ".")
             if self._asker is None:
                 raise UsageError(f"{self._shown}: on a read-only mount -t is 0x... or a number, not '{text}'")
-            tid = parse_tid(self._asker.ask("asof", folder, text=text)["tid"]) or MAX_TID
+            tid = self._asker.tid(folder, text)
         before = [moment for moment in self._moments if moment.tid <= tid]
         if not before:
             first = self._moments[0]
@@ -389,10 +389,12 @@ def write_diff(out: BinaryIO, text: bytes) -> None:
         out.flush()
         return
     coloured = "NO_COLOR" not in os.environ
-    for line in text.splitlines():
+    lines = []
+    for line in text.split(b"\n")[:-1]:
         shown = "\t".join(safe_name(part) for part in line.split(b"\t"))
         colour = _COLOURS.get(line[:1], "") if coloured else ""
-        out.write(f"{colour}{shown}{_PLAIN if colour else ''}\n".encode())
+        lines.append(f"{colour}{shown}{_PLAIN if colour else ''}\n".encode())
+    out.write(b"".join(lines))
     out.flush()
 
 

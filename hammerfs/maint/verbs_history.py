@@ -1,4 +1,4 @@
-"""Questions about the past: history, versions, deleted, held, diff, log, asof. Each is a function, and a verb on a mount."""
+"""Questions about the past: history, versions, deleted, held, diff, log, asof; each is also a verb on a mount."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mkfs.options import build_parser as newfs_parser
+from tools.undo import build_parser as undo_parser
 
 MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
-PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {"newfs_hammer.8": newfs_parser}
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {"newfs_hammer.8": newfs_parser, "undo.1": undo_parser}
 _FLAG = re.compile(r"Fl (-?[A-Za-z][A-Za-z-]*)")
 pages = pytest.mark.parametrize("page", sorted(path.name for path in MAN.glob("*.[1-9]")))
 
@@ -25,7 +26,7 @@ def described(page: str) -> dict[str, str]:
     for line in (MAN / page).read_text(encoding="utf-8").splitlines():
         if line.startswith(".It Fl"):
             flags = _FLAG.findall(line)
-            found.update({f"-{flag}": line.partition(flags[-1])[2].strip() for flag in flags})
+            found.update({f"-{flag}": line.partition(f"Fl {flags[-1]}")[2].strip() for flag in flags})
     return found
 
 

@@ -252,6 +252,25 @@ def test_hostile_names(mount: Mount, capfd: pytest.CaptureFixture[str]) -> None:
     assert not capfd.readouterr().out
 
 
+def test_find(mount: Mount) -> None:
+    top = mount.root / "top"
+    (top / "sub").mkdir(parents=True)
+    (top / "sub" / "report.tex").write_text("here\n")
+    first = point(mount)
+    (top / "sub" / "report.tex").unlink()
+    (top / "sub").rename(top / "moved")
+    point(mount)
+    found = run_hammer("find", "--between", first, "now", "--name", "*.tex", mount.root).splitlines()
+    assert len(found) == 2  # by the name its directory had, and by the one it has
+    assert [Path(path).read_text() for path in found] == ["here\n"] * 2
+    assert ask("find", "--asof", "now", "--type", "file", top) == []
+    for line in run_hammer("find", "--asof", first, top).splitlines():
+        assert Path(line).exists()
+    assert [row["path"] for row in ask("find", "--asof", first, top)] == [
+        f"{top}/sub", f"{top}/sub/report.tex",
+    ]  # fmt: skip
+
+
 def test_who_is_no_mount(tmp_path: Path) -> None:
     for verb in ("versions", "deleted", "log", "restore"):
         assert "is not on a HAMMER file system" in run_hammer(verb, tmp_path / "x", code=2)

@@ -16,7 +16,7 @@ from hammerfs.errors import NotFound, UsageError
 from hammerfs.filewrite import SetAttr
 from hammerfs.inode import Inode
 from hammerfs.maint import snapshots
-from hammerfs.reports import asof_path, deleted_rows, diff_rows, log_rows, plain_path, version_rows
+from hammerfs.reports import asof_path, deleted_rows, diff_rows, held_rows, log_rows, plain_path, version_rows
 from hammerfs.rw import WritableFS
 from hammerfs.treediff import Change, changed_elements, changes_back, diff
 from hammerfs.viewspec import parse_asof
@@ -228,12 +228,41 @@ def test_deleted_names_lead_back(lab: Lab) -> None:
     lab.point()
     [row], below = deleted_rows(fs, root, b"/")
     assert (row["path"], row["type"], row["lives_on"]) == ("/folder", "dir", False)
-    assert below == [row["restore"]]
-    again, _ = deleted_rows(fs, fs.resolve(below[0].encode()), below[0].encode())
+    way = row["restore"].encode()
+    assert [folder["path"].encode() for folder in below] == [way]
+    again, _ = deleted_rows(fs, fs.resolve(way), way)
     assert {row["path"] for row in again} == {row["path"] for row in rows}
     for row in again:
         if not row["lives_on"] and row["path"] != "/folder/moved":
             assert fs.resolve(row["restore"].encode("utf-8", "surrogateescape")).is_file
+
+
+def test_names_held_at_any_time_between(lab: Lab) -> None:
+    fs, root = lab.fs, lab.fs.root()
+    folder = fs.mkdir(root, b"folder")
+    lab.file(folder, b"early")
+    tids = [lab.point()]
+    fs.unlink(folder, b"early")
+    lab.file(folder, b"brief@@name")
+    tids.append(lab.point())
+    fs.unlink(folder, b"brief@@name")
+    lab.file(folder, b"late")
+    tids.append(lab.point())
+
+    def names(first: int, last: int) -> dict[str, bytes]:
+        rows, _ = held_rows(fs, folder, b"/folder", first, last)
+        assert all(fs.resolve(row["asof"].encode()).is_file for row in rows)
+        return {row["path"]: row["asof"].encode() for row in rows}
+
+    assert names(tids[0], tids[0]).keys() == {"/folder/early"}
+    assert names(tids[1], tids[1]).keys() == {"/folder/brief@@name"}
+    assert names(tids[0], tids[1]).keys() == {"/folder/early", "/folder/brief@@name"}
+    assert names(tids[2], MAX_TID) == {"/folder/late": b"/folder/late"}
+    assert len(names(tids[0], MAX_TID)) == 3
+    assert names(1, 2) == {}
+    [row], below = held_rows(fs, root, b"/", tids[0], tids[1])
+    assert row["asof"] == f"/folder@@0x{tids[1]:016x}"
+    assert [folder["path"] for folder in below] == [row["asof"]]
 
 
 def test_paths_with_points_in_time() -> None:
