@@ -32,6 +32,8 @@ from hammerfs.inode import DIRTY_ALL, DIRTY_ATIME, DIRTY_CONTENTS, Inode, need_f
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import id_uuid
 
+MAX_WRITTEN = MAX_FILE_SIZE + 1 - XBUFSIZE
+"""Behind this a file can only be long: the key of a data record is the file offset of its block's end."""
 STRAIGHT = XBUFSIZE
 """Bytes of whole blocks from which on a write goes straight to the media."""
 _APPEND = UF_APPEND | SF_APPEND
@@ -82,6 +84,8 @@ class FileWriter:
         view = memoryview(data)
         end = offset + len(view)
         self._check_offset(inode, offset, end)
+        if end > MAX_WRITTEN:
+            raise FileTooBig(f"byte {end} of a file", **inode.place)
         changes = self._changes
         changes.check_writable(inode, appending=offset >= inode.size)
         changes.check_space(SLOP_WRITE, len(view))

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hammerfs.changes import WriteOptions
 from hammerfs.const import (
+    MAX_FILE_SIZE,
     OBJTYPE_BDEV,
     OBJTYPE_CDEV,
     OBJTYPE_DIRECTORY,
@@ -32,6 +33,7 @@ from hammerfs.const import (
 )
 from hammerfs.errors import (
     ExistsError,
+    FileTooBig,
     HammerError,
     InvalidError,
     IsADirectory,
@@ -40,7 +42,7 @@ from hammerfs.errors import (
     NotFound,
     NotPermitted,
 )
-from hammerfs.filewrite import SetAttr
+from hammerfs.filewrite import MAX_WRITTEN, SetAttr
 from hammerfs.fs import HammerFS
 from tests.enginelab import Clock, assert_same, assert_sound, fresh, plugged, tree
 from tests.fsmodel import Obj, Twin, contents
@@ -417,8 +419,37 @@ def test_the_first_flush_of_a_fresh_file_system_without_master_id() -> None:
     assert_sound(twin.media)
 
 
+@pytest.mark.parametrize("version", [1, 7])
+def test_a_file_with_bytes_far_apart(version: int) -> None:
+    """Up to the last byte that can be written; between them it reads as zeros, behind a cut too."""
+    twin = Twin(fresh(version), WriteOptions(clock=Clock()))
+    fs = twin.fs
+    inode = fs.create(fs.root(), b"sparse")
+    places = [5, 1 << 33, (1 << 40) + 7, (1 << 62) - 3, MAX_WRITTEN - 10]
+    for number, place in enumerate(places):
+        fs.write(inode, place, b"bytes%d" % number)
+    with pytest.raises(FileTooBig):
+        fs.write(inode, MAX_WRITTEN - 5, b"bytes5")
+    tid = fs.sync()
+    fs.truncate(inode, (1 << 62) + 1)
+    fs.write(inode, 1 << 33, bytes(200_000))
+    fs.sync()
+    fs.truncate(inode, 1 << 62)
+    fs.truncate(inode, MAX_FILE_SIZE)
+    twin.fs.close()
+    with HammerFS(plugged(twin.media)) as reader:
+        old, new = reader.resolve(b"/@@0x%016x/sparse" % tid), reader.resolve(b"/sparse")
+        assert [reader.read(old, place - 1, 7) for place in places] == [b"\0bytes%d" % n for n in range(5)]
+        assert (old.size, new.size) == (MAX_WRITTEN - 4, MAX_FILE_SIZE)
+        assert reader.read(new, (1 << 62) - 4, 8) == b"\0byt\0\0\0\0"
+        assert reader.read(new, (1 << 33) - 1, 8) == bytes(8)
+        assert reader.read(new, MAX_FILE_SIZE - 12, 20) == bytes(12)
+        assert reader.data_bytes(new) < 1 << 20
+    assert_sound(twin.media)
+
+
 def test_fs_machine() -> None:
-    run_state_machine_as_test(FsMachine, settings=settings(quick(150), stateful_step_count=60))
+    run_state_machine_as_test(FsMachine, settings=settings(quick(250), stateful_step_count=60))
 
 
 @pytest.mark.long
