@@ -12,7 +12,7 @@ from typing import Any
 
 from hammerfs.addr import localize, tid_text
 from hammerfs.asof import asof_suffix, parse_component
-from hammerfs.const import LOCALIZE_MISC, OBJTYPE_DIRECTORY, RECTYPE_DATA, RECTYPE_DIRENTRY
+from hammerfs.const import LOCALIZE_MISC, MAX_TID, OBJTYPE_DIRECTORY, RECTYPE_DATA, RECTYPE_DIRENTRY
 from hammerfs.dirent import decode_entry, entry_localization
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.fs import HammerFS
@@ -192,19 +192,29 @@ def _nlinks(fs: HammerFS, gone: DeletedEntry, asof: int) -> int:
 
 def asof_path(folder: bytes, name: bytes, tid: int) -> bytes:
     """Path of a name as it was: in a folder that is there or, if its path has a point in time already, was there."""
-    suffix = asof_suffix(tid)
-    parts = folder.split(b"/")
-    for i, part in enumerate(parts):
-        if parse_component(part).tid is not None:
-            parts[i] = parse_component(part).name + suffix
-            return join(b"/".join(parts), name)
-    return join(folder, suffix + b"/" + name if b"@@" in name else name + suffix)
+    parts = [parse_component(part) for part in folder.split(b"/")]
+    if all(part.tid is None for part in parts):
+        suffix = asof_suffix(tid)
+        return join(folder, suffix + b"/" + name if b"@@" in name else name + suffix)
+    return join(b"/".join(p.name + (asof_suffix(tid, p.pfs_id) if p.tid is not None else b"") for p in parts), name)
 
 
 def plain_path(folder: bytes) -> bytes:
-    """Path of a folder without points in time, with a slash at its end."""
-    parts = [parse_component(part).name if part else part for part in folder.rstrip(b"/").split(b"/")]
+    """Path of a folder as it is now: without points in time, but those that lead to a PFS; a slash at its end."""
+    parts = []
+    for part in folder.rstrip(b"/").split(b"/"):
+        name, _, pfs_id = parse_component(part)
+        parts.append(name + (asof_suffix(MAX_TID, pfs_id) if pfs_id is not None else b""))
     return b"/".join(part for i, part in enumerate(parts) if part or not i) + b"/"
+
+
+def tree_path(path: bytes, tid: int) -> bytes:
+    """A path from the root in the whole tree as of a TID; one that begins with a PFS goes on from there."""
+    first, slash, rest = path.lstrip(b"/").partition(b"/")
+    pfs_id = parse_component(first).pfs_id
+    if pfs_id is not None:
+        return b"/" + asof_suffix(tid, pfs_id) + slash + rest
+    return b"/" + asof_suffix(tid) + b"/" + path.lstrip(b"/")
 
 
 def join(folder: bytes, name: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Change(NamedTuple):
     path: bytes
     """Path from the root of the PFS; of something removed the one it had."""
     old_path: bytes | None
-    """Where something renamed was before."""
+    """Where it was before, if that was elsewhere: it was renamed, or a directory above it was."""
     obj_id: int
     tid: int
     """TID of the newest change that made the difference."""
@@ -236,7 +236,8 @@ class _Diff:
             if self._is_modified(obj_id):
                 path = self._paths.of_object(obj_id, self._last)
                 if path is not None and path not in told:
-                    yield Change("modified", path, None, obj_id, tid)
+                    before = self._paths.of_object(obj_id, self._first)
+                    yield Change("modified", path, before if before != path else None, obj_id, tid)
 
     def _names(self) -> Iterator[Change]:
         """What came of names that came and went; one that leads to another object now is that of a modified file."""

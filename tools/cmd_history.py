@@ -19,9 +19,10 @@ from hammerfs.const import MAX_TID
 from hammerfs.errors import HammerError, NotFound, UsageError
 from hammerfs.maint.verbs_history import QUESTIONS, Past
 from hammerfs.manifest import TYPE_NAMES
-from hammerfs.reports import Row
+from hammerfs.reports import Row, tree_path
 from hammerfs.vfs.control_proto import RemoteError
 from hammerfs.viewspec import parse_tid
+from tools.contentdiff import content_diff, write_diff
 from tools.output import json_name, print_json, safe_name, time_text
 from tools.places import HostPlace, ImageSource, Source
 from tools.session import Session, open_session
@@ -54,6 +55,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff.add_argument("older", metavar="FROM", help="0x..., a snapshot's label, an ISO time, 'N hours ago'")
     diff.add_argument("newer", metavar="TO", help="the same, or 'now'")
     diff.add_argument("path", nargs="?", metavar="PATH", help="only there and below (default: the whole PFS)")
+    diff.add_argument("--contents", action="store_true", help="also what changed in files, as a unified diff")
     _add_pfs_option(diff)
     diff.set_defaults(run=run_diff)
     find = verbs.add_parser("find", help="what was there at a point in time, or at any time between two")
@@ -240,7 +242,7 @@ def walk_past(
 
 def is_past(path: str) -> bool:
     """Whether a path has a point in time in it."""
-    return any(parse_component(part).tid is not None for part in os.fsencode(path).split(b"/"))
+    return any(parse_component(part).tid not in {None, MAX_TID} for part in os.fsencode(path).split(b"/"))
 
 
 def run_deleted(args: argparse.Namespace) -> int:
@@ -282,12 +284,32 @@ def run_diff(args: argparse.Namespace) -> int:
     path = args.path or ("/" if args.volumes else ".")
     with asking(args, path) as asker:
         rows = asker.ask("diff", path, older=args.older, newer=args.newer)
+        if args.contents:
+            tids = [asker.tid(nearest(path) if not args.volumes else "/", text) for text in (args.older, args.newer)]
+            for row in rows:
+                row["contents"] = _content_diff(asker, row, *tids)
     if args.json:
         print_json([_for_json(row) for row in rows])
         return 0
     for row in rows:
         print(f"{_CHANGES[row['change']]}  {_way(asker, row)}")
+        if row.get("contents"):
+            sys.stdout.flush()
+            write_diff(sys.stdout.buffer, row["contents"])
     return 0
+
+
+def _content_diff(asker: Asker, row: Row, first: int, last: int) -> bytes:
+    """What changed in the contents of a file; nothing for anything else."""
+    source, place = asker.source(), os.fsencode(asker.place)
+    paths = []
+    for path, tid in ((row.get("from", row["path"]), first), (row["path"], last)):
+        paths.append(place + tree_path(os.fsencode(path), tid))
+    things = [source.look(path) for path in paths]
+    if any(thing is not None and not thing.is_file for thing in things):
+        return b""
+    sides = [path if thing is not None else None for path, thing in zip(paths, things, strict=True)]
+    return content_diff(source, sides[0], sides[1], [safe_name(path) for path in paths])
 
 
 def run_log(args: argparse.Namespace) -> int:
@@ -314,7 +336,9 @@ def _shown(path: str) -> str:
 
 
 def _for_json(row: Row) -> Row:
-    return {key: json_name(os.fsencode(value)) if key in _NAMES else value for key, value in row.items()}
+    named = {key: json_name(os.fsencode(value)) for key, value in row.items() if key in _NAMES}
+    texts = {key: json_name(value) for key, value in row.items() if isinstance(value, bytes)}
+    return {**row, **named, **texts}
 
 
 def _print_paged(text: str) -> None:

@@ -9,9 +9,7 @@ import argparse
 import base64
 import contextlib
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -24,13 +22,12 @@ from hammerfs.reports import join
 from hammerfs.vfs.names import SNAPSHOT_TIME
 from hammerfs.viewspec import parse_tid
 from tools.cmd_history import Asker, asking, nearest
+from tools.contentdiff import content_diff, write_diff
 from tools.output import json_name, output_failed, prepare_output, print_json, safe_name, time_text
 from tools.parser import LineParser
 from tools.places import HostPlace, Source
 
 _TIME = "%d-%b-%Y %H:%M:%S"
-_COLOURS = {b"+": "\x1b[32m", b"-": "\x1b[31m", b"@": "\x1b[36m"}
-_PLAIN = "\x1b[0m"
 
 
 class Moment(NamedTuple):
@@ -267,12 +264,8 @@ class _Undo:
         self._tell(older)
         self._tell(newer)
         names = [f"{self._shown}@@0x{moment.tid:016x}" for moment in (older, newer)]
-        with tempfile.TemporaryDirectory(prefix="undo-") as folder:
-            is_dir = False
-            for side, moment in zip((b"a", b"b"), (older, newer), strict=True):
-                if not moment.deleted:
-                    is_dir |= copy_out(self._source, self._past(moment), join(os.fsencode(folder), side))
-            text = run_diff(folder, None if is_dir else names)
+        sides = [None if moment.deleted else self._past(moment) for moment in (older, newer)]
+        text = content_diff(self._source, sides[0], sides[1], names)
         if self._args.json:
             tids = {"from": f"0x{older.tid:016x}", "to": f"0x{newer.tid:016x}"}
             self._rows.append({"path": json_name(os.fsencode(self._path)), **tids, "diff": json_name(text)})
@@ -334,68 +327,6 @@ def _zeros(count: int) -> Iterator[bytes]:
     while count > 0:
         yield block[: min(count, len(block))]
         count -= len(block)
-
-
-def copy_out(source: Source, path: bytes, target: bytes) -> bool:
-    """Copy what diff(1) is to see: contents of files, targets of links; returns whether it is a directory."""
-    thing = source.look(path)
-    if thing is None:
-        return False
-    if thing.is_dir:
-        os.mkdir(target)
-        for name in source.names(path):
-            copy_out(source, join(path, name), join(target, name))
-        return True
-    with open(target, "xb") as out:
-        if thing.is_file:
-            for offset, piece in source.pieces(path):
-                out.seek(offset)
-                out.write(piece)
-            out.truncate(thing.size)
-        elif thing.is_link:
-            out.write(b"-> " + source.target(path) + b"\n")
-    return False
-
-
-def run_diff(folder: str, names: list[str] | None) -> bytes:
-    """What diff(1) finds between ``a`` and ``b`` in a folder.
-
-    Args:
-        folder: The folder.
-        names: What the two are to be called; None: as they are.
-
-    Raises:
-        HammerError: There is no diff(1), or it failed.
-    """
-    labels = [word for name in names or () for word in ("--label", name)]
-    command = ["diff", "-N", "-r", "-u", *labels, "a", "b"]
-    if names is not None:
-        for side in ("a", "b"):
-            if not os.path.lexists(os.path.join(folder, side)):
-                command[command.index(side, 4 + len(labels))] = os.devnull
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise HammerError("diff(1) is not installed") from None
-    if done.returncode > 1:
-        raise HammerError(f"diff: {done.stderr.decode('utf-8', 'backslashreplace').strip()}")
-    return done.stdout
-
-
-def write_diff(out: BinaryIO, text: bytes) -> None:
-    """Write a diff; on a terminal in colour, and without anything that could steer it."""
-    if not out.isatty():
-        out.write(text)
-        out.flush()
-        return
-    coloured = "NO_COLOR" not in os.environ
-    lines = []
-    for line in text.split(b"\n")[:-1]:
-        shown = "\t".join(safe_name(part) for part in line.split(b"\t"))
-        colour = _COLOURS.get(line[:1], "") if coloured else ""
-        lines.append(f"{colour}{shown}{_PLAIN if colour else ''}\n".encode())
-    out.write(b"".join(lines))
-    out.flush()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hammerfs.addr import tid_text
-from hammerfs.asof import parse_component
+from hammerfs.asof import asof_suffix, parse_component
 from hammerfs.const import MAX_TID
 from hammerfs.errors import BufferMiss, NotFound, UsageError
 from hammerfs.flushpoints import FlushPoints
@@ -68,14 +68,14 @@ class Past:
         return directory, name
 
     def place(self, path: str) -> tuple[int, bytes]:
-        """PFS and path from its root of something that is there, or was.
+        """PFS and path from its root of something that is there, or was; of a link to a directory, that directory's.
 
         Raises:
             NotFound: Its directory is not there.
             HammerError: Something on the way is damaged.
         """
         try:
-            inode = self.find(path)
+            inode = self.find(path, follow=True)
             found = Paths(self.fs, inode.pfs_id).of_object(inode.obj_id, inode.asof)
             if inode.is_dir and found is not None:
                 return inode.pfs_id, found
@@ -133,7 +133,8 @@ def _rooted(path: str) -> bytes:
 def diff(past: Past, path: str, older: str, newer: str) -> list[Row]:
     """What differs between two points in time, at a path and below it."""
     pfs_id, below = past.place(path)
-    return diff_rows(past.fs, pfs_id, past.tid(pfs_id, older), past.tid(pfs_id, newer), below)
+    rows = diff_rows(past.fs, pfs_id, past.tid(pfs_id, older), past.tid(pfs_id, newer), below)
+    return [_led(past, pfs_id, row) for row in rows]
 
 
 def log(past: Past, path: str, most: int) -> list[Row]:
@@ -141,7 +142,15 @@ def log(past: Past, path: str, most: int) -> list[Row]:
     if most < 1:
         raise UsageError("log: at least one row")
     pfs_id, below = past.place(path)
-    return list(log_rows(past.fs, pfs_id, below, most))
+    return [_led(past, pfs_id, row) for row in log_rows(past.fs, pfs_id, below, most)]
+
+
+def _led(past: Past, pfs_id: int, row: Row) -> Row:
+    """A row whose paths lead there from the root, also when that is another PFS's."""
+    if pfs_id == past.root.pfs_id:
+        return row
+    lead = "/" + os.fsdecode(asof_suffix(MAX_TID, pfs_id))
+    return {**row, **{name: lead + row[name] for name in ("path", "from") if name in row}}
 
 
 def asof(past: Past, path: str, text: str) -> dict[str, str]:

@@ -158,6 +158,21 @@ def test_deleted_names_of_a_recorded_history_come_back(golden: GoldenStore) -> N
     check(image.volumes[0])
 
 
+@pytest.mark.golden
+def test_another_pfs_is_reached_by_its_path(golden: GoldenStore) -> None:
+    image = golden.copy("pfs-mirror")
+    path = "/m1"
+    rows = ask(image.spec, "log", path)
+    assert rows
+    assert all(row["path"].startswith("/@@-1:00001") for row in rows)
+    kept = next(row["path"] for row in rows if row["change"] == "added")
+    assert ask(image.spec, "versions", kept)
+    tid = rows[-1]["tid"]
+    assert ask(image.spec, "diff", tid, "now", path) or len(rows) == 1
+    for row in ask(image.spec, "deleted", "-r", path):
+        assert ":00001" in row["restore"] or row["restore"].startswith(path)
+
+
 # Images made here
 
 
@@ -183,6 +198,10 @@ def test_text_and_json(image: Path) -> None:
     assert text[1].endswith("           4  0600  contents, mode")
     assert run_hammer("-f", image, "diff", first, second) == "M  /d/f\n"
     assert run_hammer("-f", image, "diff", second, third) == "R  /d/f -> /g\n"
+    shown = run_hammer("-f", image, "diff", "--contents", first, "now").splitlines()
+    assert shown == ["D  /d/f", f"--- /@@{first}/d/f", "+++ /@@-1/d/f", "@@ -1 +0,0 @@", "-one"]
+    [row] = ask(image, "diff", "--contents", first, second)
+    assert row["contents"].endswith("\n-one\n+two\n")
     [row] = ask(image, "diff", second, third)
     assert row == {"change": "renamed", "path": "/g", "from": "/d/f", "ino": row["ino"], "tid": third}
     assert ask(image, "diff", third, "now", "/g")[0]["change"] == "removed"

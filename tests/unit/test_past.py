@@ -16,7 +16,16 @@ from hammerfs.errors import NotFound, UsageError
 from hammerfs.filewrite import SetAttr
 from hammerfs.inode import Inode
 from hammerfs.maint import snapshots
-from hammerfs.reports import asof_path, deleted_rows, diff_rows, held_rows, log_rows, plain_path, version_rows
+from hammerfs.reports import (
+    asof_path,
+    deleted_rows,
+    diff_rows,
+    held_rows,
+    log_rows,
+    plain_path,
+    tree_path,
+    version_rows,
+)
 from hammerfs.rw import WritableFS
 from hammerfs.treediff import Change, changed_elements, changes_back, diff
 from hammerfs.viewspec import parse_asof
@@ -115,7 +124,7 @@ def test_a_tree_that_came_and_went_and_one_that_moved(lab: Lab) -> None:
         ("removed", b"/brief", None), ("removed", b"/brief/f", None), ("modified", b"/renamed/inner/deep", None),
     ]  # fmt: skip
     assert brief(diff(fs, 0, first, last)) == [
-        ("renamed", b"/renamed", b"/outer"), ("modified", b"/renamed/inner/deep", None),
+        ("renamed", b"/renamed", b"/outer"), ("modified", b"/renamed/inner/deep", b"/outer/inner/deep"),
     ]  # fmt: skip
 
 
@@ -274,6 +283,11 @@ def test_paths_with_points_in_time() -> None:
     assert plain_path(b"/@@0x0000000100009999/b") == b"/b/"
     assert plain_path(b"/") == b"/"
     assert plain_path(b"a/@@-1") == b"a/"
+    assert plain_path(b"/@@-1:00001/a@@-1") == b"/@@-1:00001/a/"
+    assert asof_path(b"/@@-1:00001", b"b", tid) == b"/@@0x0000000100008020:00001/b"
+    assert tree_path(b"/a/b", tid) == b"/@@0x0000000100008020/a/b"
+    assert tree_path(b"/@@-1:00001/b", tid) == b"/@@0x0000000100008020:00001/b"
+    assert tree_path(b"/b", MAX_TID) == b"/@@-1/b"
 
 
 def test_times(lab: Lab) -> None:
