@@ -38,6 +38,8 @@ log = logging.getLogger("hammerfs")
 Submit = Callable[..., Awaitable[Any]]
 """``await submit(fn, *args)`` makes a call that may wait for the media, here or on an I/O CPU."""
 _FAILED = 5
+_PAUSE_S = 0.1
+"""Rest between the groups that take what large removed objects held from the media."""
 
 
 async def submit_inline(fn: Callable[..., Any], *args: Any) -> Any:
@@ -314,7 +316,8 @@ class Flusher:
         """Sleep until somebody wants a flush, or the age is reached; flush."""
         while True:
             if self._wanted <= self._done and not self._jobs and not self._is_stopping:
-                await tsleep(self, 0, "hmrwwa", self._changes.options.commit_seconds)
+                goes_on = self._backend.reaping and self._error is None
+                await tsleep(self, 0, "hmrwwa", _PAUSE_S if goes_on else self._changes.options.commit_seconds)
             if self._is_stopping:
                 self._refuse_jobs()
                 return
@@ -323,7 +326,7 @@ class Flusher:
                 await self._transaction(self._jobs.popleft())
                 self._busy = False
                 wakeup((self, "done"))
-            if self._wanted <= self._done and self._changes.is_empty:
+            if self._wanted <= self._done and self._changes.is_empty and not self._backend.reaping:
                 continue
             self._started += 1
             self._busy = True
