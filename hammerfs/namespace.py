@@ -366,6 +366,7 @@ class Namespace:
             now,
         )
         inode = Inode(directory.pfs_id, changes.tids.alloc_object(), MAX_TID, 0, data)
+        inode.blocks = 0
         changes.touch(inode, DIRTY_ALL)
         self._inodes.add(inode)
         return inode

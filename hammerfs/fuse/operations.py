@@ -16,7 +16,8 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ReaddirToken, RequestContext
 
 from hammerfs.const import OBJID_ROOT
-from hammerfs.errors import CorruptError, HammerError, NotFound
+from hammerfs.errors import CorruptError, DeviceError, HammerError, NotFound
+from hammerfs.fuse.guard import guarded
 from hammerfs.fuse.nodes import NodeTable
 from hammerfs.fuse.service import Service
 from hammerfs.vfs.attrs import Stat
@@ -73,6 +74,7 @@ class OpenDir:
         self.entries, self.start, self.is_whole, self.stamp = [], 0, False, stamp
 
 
+@guarded
 class Operations(pyfuse3.Operations):
     """A read-only mount.
 
@@ -218,12 +220,14 @@ class Operations(pyfuse3.Operations):
         return attrs
 
     def _refusal(self, err: HammerError) -> FUSEError:
-        """The errno of an error; damage is logged, each place once."""
-        if isinstance(err, CorruptError) or err.errno == errno.EIO:
+        """The errno of an error; damage and failures of the device are logged, each place once."""
+        if isinstance(err, CorruptError | DeviceError) or err.errno == errno.EIO:
             text = str(err)
             if text not in self._complaints and len(self._complaints) < 1000:
                 self._complaints.add(text)
                 log.error("%s", text)
+        if isinstance(err, DeviceError) and err.errno != errno.ENOSPC:
+            return FUSEError(errno.EIO)  # the host's reason is about the image, not about the user's file
         return FUSEError(err.errno)
 
     async def _node(self, number: InodeT) -> Node:

@@ -29,6 +29,7 @@ from hammerfs.const import (
 )
 from hammerfs.errors import HammerError, NotFound, NotPermitted
 from hammerfs.filewrite import SetAttr
+from hammerfs.fuse.guard import guarded
 from hammerfs.fuse.operations import NAMES_KEPT, Entry, OpenDir, Operations, entry_attributes
 from hammerfs.fuse.service import Service
 from hammerfs.inode import Inode
@@ -57,6 +58,7 @@ _REPLY = 32
 """Entries of a directory that one reply may hold, about."""
 
 
+@guarded
 class WritableOperations(Operations):
     """A mount that reads and writes.
 
@@ -229,7 +231,7 @@ class WritableOperations(Operations):
         attrs = await self._made(parent_inode, name, self._fs.create, directory, name, _owner(directory, mode, ctx))
         node = self._nodes.get(attrs.st_ino)
         assert isinstance(node, ObjectNode)
-        self._fs.hold(self._vfs.inode(node))
+        self._fs.hold(await self._inode(node))
         self._writers[attrs.st_ino] += 1
         return FileInfo(fh=FileHandleT(attrs.st_ino), keep_cache=True), attrs
 
@@ -333,7 +335,7 @@ class WritableOperations(Operations):
         directory = self._nodes.get(parent)
         assert isinstance(directory, ObjectNode)
         node = self._vfs.child(directory, inode)
-        attrs = entry_attributes(self._vfs.getattr(node))
+        attrs = entry_attributes(await self._answer(self._vfs.getattr, node))
         self._touched(parent)
         self._listing_changed(parent)
         self._remember(parent, name, node, attrs)
