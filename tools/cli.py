@@ -29,7 +29,18 @@ class _Verb(LineParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
-    from tools import cmd_copy, cmd_history, cmd_info, cmd_maint, cmd_pfs, cmd_raw, cmd_restore, cmd_snap, cmd_tree
+    from tools import (
+        cmd_copy,
+        cmd_history,
+        cmd_info,
+        cmd_maint,
+        cmd_mirror,
+        cmd_pfs,
+        cmd_raw,
+        cmd_restore,
+        cmd_snap,
+        cmd_tree,
+    )
 
     parser = LineParser(
         prog="hammer",
@@ -64,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_snap.add_parsers(verbs)
     cmd_maint.add_parsers(verbs)
     cmd_pfs.add_parsers(verbs)
+    cmd_mirror.add_parsers(verbs)
     return parser
 
 

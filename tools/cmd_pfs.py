@@ -70,16 +70,9 @@ def run_status(args: argparse.Namespace) -> int:
 
 def run_create(args: argparse.Namespace) -> int:
     """Make a PFS."""
-    folder, name = os.path.split(args.path.rstrip("/"))
-    folder = folder or ("/" if args.volumes else ".")
-    words = {"options": args.options, "slave": args.slave, "uid": os.getuid(), "gid": os.getgid()}
-    if not name:
-        raise UsageError(f"'{args.path}' is no name for a softlink")
+    folder = _folder_of(args.path, on_image=bool(args.volumes))
     with open_session(args, folder) as session:
-        if args.volumes:
-            reply = session.run("pfs-create", folder, link=name, **words)
-        else:
-            reply = _create_on_mount(args.path, folder, session, words)
+        reply = make_pfs(session, args.path, args.options, slave=args.slave, on_image=bool(args.volumes))
     row = _row(args.path, reply)
     if args.json:
         print_json(pfs_json(row[1], row[2]))
@@ -89,19 +82,46 @@ def run_create(args: argparse.Namespace) -> int:
     return 0
 
 
-def _create_on_mount(path: str, folder: str, session: Session, words: dict[str, Any]) -> dict[str, Any]:
-    """The softlink is made by the kernel, which would not notice one that came into being behind its back."""
+def make_pfs(session: Session, path: str, options: list[str], *, slave: bool, on_image: bool) -> dict[str, Any]:
+    """Make a PFS and a softlink to it; on a mount the kernel makes the link, as it would not notice another one.
+
+    Args:
+        session: Where the file system is.
+        path: The softlink.
+        options: ``OPTION=VALUE`` for its record.
+        slave: Whether it is one.
+        on_image: Whether the path is inside an image.
+
+    Returns:
+        What the verb replies.
+
+    Raises:
+        UsageError: The softlink can't be made.
+        HammerError: What the verb raises.
+    """
+    folder, name = _folder_of(path, on_image=on_image), os.path.basename(path.rstrip("/"))
+    if not name:
+        raise UsageError(f"'{path}' is no name for a softlink")
+    words = {"options": options, "slave": slave, "uid": os.getuid(), "gid": os.getgid()}
+    reply: dict[str, Any]
+    if on_image:
+        reply = session.run("pfs-create", folder, link=name, **words)
+        return reply
     pfs_id = session.run("pfs-next", folder)["pfs"]
     try:
         os.symlink(f"@@PFS{pfs_id:05d}", path)
     except OSError as err:
         raise UsageError(f"{path}: {err.strerror}") from None
     try:
-        reply: dict[str, Any] = session.run("pfs-create", folder, pfs=pfs_id, **words)
+        reply = session.run("pfs-create", folder, pfs=pfs_id, **words)
     except BaseException:
         os.unlink(path)
         raise
     return reply
+
+
+def _folder_of(path: str, *, on_image: bool) -> str:
+    return os.path.dirname(path.rstrip("/")) or ("/" if on_image else ".")
 
 
 def run_update(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from hammerfs.errors import HammerError, UsageError
-from hammerfs.maint import snapshots, verbs_history, verbs_pfs, verbs_space
+from hammerfs.maint import snapshots, verbs_history, verbs_mirror, verbs_pfs, verbs_space
 from hammerfs.maint.verb import Context, Verb
 
 
@@ -82,6 +82,7 @@ VERBS = {
     "chflags": Verb(_chflags, fixes_time=True),
     "lsflags": Verb(_lsflags, needs_owner=False),
     **verbs_history.VERBS,
+    **verbs_mirror.VERBS,
     **verbs_pfs.VERBS,
     **verbs_space.VERBS,
 }

@@ -93,6 +93,12 @@ class MirrorRecord:
         return self.body
 
 
+def padded(record: MirrorRecord) -> bytes:
+    """A record as it stands in a stream."""
+    raw = record.encode()
+    return raw + bytes(-len(raw) & 7)
+
+
 def decode_head(buf: Data) -> tuple[int, int, int]:
     """Check the first 16 bytes of a record.
 

@@ -1,0 +1,72 @@
+"""The verbs of mirroring: pieces of a stream out of a PFS, and into a slave."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from hammerfs.addr import tid_text
+from hammerfs.errors import InvalidError, UsageError
+from hammerfs.maint import pfs_admin
+from hammerfs.maint.mirror_read import read_piece
+from hammerfs.maint.mirror_write import MirrorWriter, check_round
+from hammerfs.maint.sweep import key_text, parse_key
+from hammerfs.maint.verb import Context, Verb
+from hammerfs.ondisk.mirror import decode_stream
+
+MOST_BYTES = 512 << 10
+"""Stream bytes of one piece: a message on the control socket holds them."""
+
+
+async def _source(ctx: Context, path: str) -> dict[str, Any]:
+    """The PFS that holds a path, flushed: its record, a master's with the TID as of which everything is there."""
+    pfs_id = ctx.pfs_of(path)
+    await ctx.fs.flusher.settle()
+    return pfs_admin.status(ctx.fs, pfs_id)
+
+
+async def _read(
+    ctx: Context, pfs: int, tid_beg: str, tid_end: str, start: str | None = None, nbytes: int = MOST_BYTES
+) -> dict[str, Any]:
+    """A piece of the stream of a PFS, in base64."""
+    key = None if start is None else parse_key(start)
+    with ctx.fs.cache.section():
+        ctx.fs.pfs.get(pfs)
+        piece = read_piece(ctx.fs, pfs, int(tid_beg, 16), int(tid_end, 16), key, min(nbytes, MOST_BYTES))
+    return {"data": base64.b64encode(piece.data).decode("ascii"), "next": key_text(piece.at)}
+
+
+async def _write(
+    ctx: Context, pfs: int, shared_uuid: str, data: str, tid_beg: str, tid_end: str, start: str | None = None
+) -> dict[str, Any]:
+    """Apply whole records of a stream, in base64, to a slave."""
+    check_round(ctx.fs, pfs, bytes.fromhex(shared_uuid))
+    try:
+        raw = base64.b64decode(data, validate=True)
+    except binascii.Error as err:
+        raise UsageError(f"mirror-write: {err}") from None
+    writer = MirrorWriter(ctx.fs, pfs, int(tid_beg, 16), int(tid_end, 16))
+    key = None if start is None else parse_key(start)
+    at = await writer.apply((record for _, record in decode_stream(raw)), key)
+    return {"next": key_text(at), "stats": writer.stats}
+
+
+async def _synced(ctx: Context, pfs: int, shared_uuid: str, tid: str) -> dict[str, Any]:
+    """A slave is complete up to a TID."""
+    check_round(ctx.fs, pfs, bytes.fromhex(shared_uuid))
+    with ctx.fs.cache.section():
+        if int(tid, 16) < ctx.fs.pfs.get(pfs).sync_end_tid:
+            raise InvalidError(f"the slave is complete up to a later TID than {tid}")
+    ctx.fs.tids.raise_to(int(tid, 16))
+    await pfs_admin.update(ctx.fs, pfs, [f"sync-end-tid={tid_text(int(tid, 16))}"])
+    await ctx.fs.flusher.settle()
+    return pfs_admin.status(ctx.fs, pfs)
+
+
+VERBS = {
+    "mirror-source": Verb(_source, fixes_time=True),
+    "mirror-read": Verb(_read),
+    "mirror-write": Verb(_write),
+    "mirror-synced": Verb(_synced),
+}
