@@ -167,6 +167,7 @@ class Changes:
         if inode not in self.dirty:
             self.dirty[inode] = None
             self.pending += 1
+            self.inodes.changed(inode)
         inode.state |= level
 
     def changed(self, inode: Inode, level: int = DIRTY_ALL) -> None:

@@ -280,6 +280,10 @@ class Inodes:
         """A new object that no flush has written yet."""
         self._keep((inode.pfs_id, inode.obj_id, inode.asof), inode)
 
+    def changed(self, inode: Inode) -> None:
+        """An inode is about to be newer than the media: it is the one that others find, if it had to go meanwhile."""
+        self._cached.setdefault((inode.pfs_id, inode.obj_id, inode.asof), inode)
+
     def forget(self, inode: Inode) -> None:
         """Drop an inode from the cache."""
         self._cached.pop((inode.pfs_id, inode.obj_id, inode.asof), None)

@@ -419,6 +419,19 @@ def test_the_first_flush_of_a_fresh_file_system_without_master_id() -> None:
     assert_sound(twin.media)
 
 
+def test_an_object_is_one_object_while_the_cache_of_inodes_is_full() -> None:
+    """An inode that had to go between being found and being changed is the one that is found from then on."""
+    twin = Twin(fresh(), WriteOptions(clock=Clock()))
+    inos = [twin.make(1, b"f%d" % n, OBJTYPE_REGFILE) for n in range(12)]
+    twin.sync()
+    inode = twin.inode(inos[0])
+    twin.fs.inodes.drop()
+    twin.fs.write(inode, 0, b"kept")
+    assert twin.inode(inos[0]) is inode
+    assert twin.fs.read(twin.fs.resolve(b"/f0"), 0, 10) == b"kept"
+    twin.fs.close()
+
+
 @pytest.mark.parametrize("version", [1, 7])
 def test_a_file_with_bytes_far_apart(version: int) -> None:
     """Up to the last byte that can be written; between them it reads as zeros, behind a cut too."""
