@@ -123,7 +123,8 @@ class WritableFS(HammerFS):
             with self.cache.section():
                 self._take_redone()
                 self._find_orphans()
-            await self.flusher.recover(self._operations)
+        if self.recovery is None or self.recovery.is_dirty or self.volumes.notes:
+            await self.flusher.recover(self._operations)  # it also writes a header that was torn, whole
 
     async def finish(self) -> None:
         """Flush everything and end the flusher's threads. A kernel coroutine.

@@ -85,3 +85,20 @@ def test_logged_operations_that_do_not_fit_twice_go_with_the_first_commit(monkey
         fs.close()
         assert_sound(image.devices, idle=False)
     assert checked > 10
+
+
+def test_a_torn_header_is_whole_again_after_a_mount() -> None:
+    """Of the first header ever written only the first sector is there: checksums in it are of the whole."""
+    (media,) = fresh()
+    journal = Journal()
+    fs = mount([RecordingDevice(media, journal)], WriteOptions(clock=Clock()))
+    fs.create(fs.root(), b"new")
+    fs.sync()
+    abandon(fs)
+    for event in journal.events:
+        if event.kind == "write":
+            media.pwrite(event.off, event.data if event.off else event.data[:UNDO_SECTOR])
+            if not event.off:
+                break
+    mount([media]).close()
+    assert_sound([media])
