@@ -245,10 +245,6 @@ class HammerFS:
             moments = sorted({*moments, *history.dir_history(self.records, inode)})
         return moments
 
-    def tid_at(self, ts: float) -> int:
-        """The newest TID that is not younger than a time; see `history.tid_at`."""
-        return history.tid_at(self.records, ts)
-
     def _undo(self) -> None:
         """Stage 1 of recovery, in memory: the media is not written to."""
         fifo = UndoFifo(self.volumes)

@@ -1,4 +1,4 @@
-"""History: the TIDs at which an object, a part of a file or a directory changed; what was deleted; TIDs by time."""
+"""History: the TIDs at which an object, a part of a file or a directory changed; what was deleted."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hammerfs.addr import localize
-from hammerfs.btree.iterate import scan
 from hammerfs.const import (
     LOCALIZE_INODE,
     LOCALIZE_MISC,
-    MAX_TID,
     RECTYPE_DATA,
     RECTYPE_DIRENTRY,
     RECTYPE_INODE,
     XBUFSIZE,
 )
 from hammerfs.dirent import decode_entry, entry_localization
-from hammerfs.errors import NotFound
 from hammerfs.inode import Inode
-from hammerfs.keys import KEY_MAX, KEY_MIN, MAX_INT64
+from hammerfs.keys import MAX_INT64
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.record import Records
 
@@ -105,25 +102,6 @@ def deleted_entries(records: Records, directory: Inode) -> Iterator[DeletedEntry
                 elm.delete_tid,
                 elm.delete_ts,
             )
-
-
-def tid_at(records: Records, ts: float) -> int:
-    """The newest TID whose time is not after `ts` (Unix seconds); reads the whole tree.
-
-    Raises:
-        NotFound: Everything is newer.
-        CorruptError: The tree is damaged.
-        BufferMiss: As `BufferCache.bread`.
-    """
-    best = 0
-    for elm in scan(records.tree, KEY_MIN, KEY_MAX):
-        if elm.create_ts and elm.create_ts <= ts and elm.create_tid != MAX_TID:
-            best = max(best, elm.create_tid)
-        if elm.delete_ts and elm.delete_ts <= ts and elm.delete_tid != MAX_TID:
-            best = max(best, elm.delete_tid)
-    if not best:
-        raise NotFound("nothing was recorded at that time or before")
-    return best
 
 
 def moments(elms: Iterable[LeafElm]) -> list[Moment]:

@@ -303,7 +303,7 @@ def _content_diff(asker: Asker, row: Row, first: int, last: int) -> bytes:
     """What changed in the contents of a file; nothing for anything else."""
     source, place = asker.source(), os.fsencode(asker.place)
     paths = []
-    for path, tid in ((row.get("from", row["path"]), first), (row["path"], last)):
+    for path, tid in ((row.get("from") or row["path"], first), (row["path"], last)):
         paths.append(place + tree_path(os.fsencode(path), tid))
     things = [source.look(path) for path in paths]
     if any(thing is not None and not thing.is_file for thing in things):

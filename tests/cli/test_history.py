@@ -23,8 +23,8 @@ from hammerfs.rw import WritableFS
 from tests.enginelab import Clock
 from tests.fuse.rwlab import check, make_image, run_hammer
 from tests.golden import GoldenImage, GoldenStore, golden_names
+from tools.contentdiff import write_diff
 from tools.undo import main as undo_main
-from tools.undo import write_diff
 
 MINUTE_US = 60_000_000
 HOSTILE = (

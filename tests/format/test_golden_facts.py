@@ -11,6 +11,7 @@ from hammerfs import dirent, history
 from hammerfs.const import MAX_TID
 from hammerfs.errors import HammerError, NotFound
 from hammerfs.fs import HammerFS
+from hammerfs.viewspec import parse_asof
 from tests.golden import GoldenStore
 
 pytestmark = pytest.mark.golden
@@ -97,10 +98,10 @@ def test_recorded_asof_forms(golden: GoldenStore) -> None:
 
 def test_tids_by_time(golden: GoldenStore) -> None:
     with HammerFS.open(golden["history"].spec) as fs:
-        assert fs.tid_at(1400000060) == 0x100018040
-        assert fs.tid_at(1400000179) == 0x100018080
+        assert parse_asof(fs, 0, "2014-05-13T16:54:20+00:00") == 0x100018040
+        assert parse_asof(fs, 0, "2014-05-13T16:56:19+00:00") == 0x100018080
         with pytest.raises(NotFound):
-            fs.tid_at(1)
+            parse_asof(fs, 0, "1970-01-01T00:00:01+00:00")
 
 
 def test_recorded_snapshots_and_config(golden: GoldenStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +11,14 @@ from typing import IO, Any, TypeVar, cast
 
 from hammerfs.cache import Fill
 from hammerfs.errors import BufferMiss, CorruptError, HammerError
+from hammerfs.flushpoints import FlushPoints
 from hammerfs.fs import HammerFS, Recover
+from hammerfs.maint.verbs_history import Past, diff, log, versions
 from hammerfs.manifest import manifest
 from hammerfs.vfs.node import Node, ObjectNode, VirtualDir
 from hammerfs.vfs.vfs import Look, Vfs
 from tests.fuzz.mutate import Mutant, Strict
+from tools.cmd_history import Asker, walk_past
 from tools.fsck import CODES
 from tools.fsck import check as fsck
 from tools.rawview import blockmap, checkmap, fifo
@@ -43,10 +47,32 @@ def run_facts(fs: HammerFS) -> None:
     for pfs_id, _ in fs.pfs_list():
         fs.snapshots(pfs_id)
         fs.config(pfs_id)
-    fs.tid_at(1 << 31)
+    FlushPoints(fs.records, 0).load()
     for found in walk(fs, fs.root(), _ignore):
         try:
             fs.history(found.inode)
+        except HammerError as err:
+            check_error(err)
+
+
+def run_past(fs: HammerFS) -> None:
+    """`hammer log`, `diff`, `deleted -r`, `find` and `versions` of every file."""
+    past = Past(fs, fs.root())
+    asks: list[Callable[[], object]] = [
+        lambda: log(past, "/", 1000),
+        lambda: diff(past, "/", "0x100000010", "now"),
+        lambda: list(walk_past(Asker(None, past), "deleted", "/", recursive=True)),
+        lambda: list(walk_past(Asker(None, past), "held", "/", recursive=True, first="0x100000010", last="now")),
+    ]
+    for ask in asks:
+        try:
+            ask()
+        except HammerError as err:
+            check_error(err)
+    for found in walk(fs, fs.root(), _ignore):
+        try:
+            if found.path:
+                versions(past, os.fsdecode(found.path))
         except HammerError as err:
             check_error(err)
 
@@ -178,6 +204,7 @@ def on(recover: Recover, run: Callable[[HammerFS], None]) -> Target:
 TARGETS: dict[str, Target] = {
     "manifest": on("full", run_manifest),
     "facts": on("full", run_facts),
+    "past": on("full", run_past),
     "cat": on("full", run_cat),
     "tar": on("undo", run_tar),
     "show": on("raw", run_show),
