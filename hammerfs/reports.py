@@ -106,7 +106,8 @@ def deleted_rows(fs: HammerFS, directory: Inode, path: bytes) -> tuple[list[Row]
         if name in present or gone.delete_tid == gone.create_tid:
             continue
         last = asof_path(path, name, gone.delete_tid - 1)
-        lives_on = _lives_on(fs, gone, directory.asof)
+        where = gone.pfs_id, gone.obj_id
+        lives_on = _nlinks(fs, *where, directory.asof) > 0 or _was_moved(fs, *where, gone.delete_tid)
         rows.append(
             {
                 "path": os.fsdecode(plain_path(path) + name),
@@ -175,17 +176,15 @@ def _folder(path: bytes, obj_id: int, asof: int) -> Row:
     return {"path": os.fsdecode(path), "mark": f"{obj_id:x}@{asof:x}"}
 
 
-def _lives_on(fs: HammerFS, gone: DeletedEntry, asof: int) -> bool:
-    """Whether an object whose name went is still there under another one, or was renamed then."""
-    if _nlinks(fs, gone, asof):
-        return True
-    left = _nlinks(fs, gone, gone.delete_tid)
-    return left > 0 and left == _nlinks(fs, gone, gone.delete_tid - 1)
+def _was_moved(fs: HammerFS, pfs_id: int, obj_id: int, tid: int) -> bool:
+    """Whether an object whose name went by a TID got another one by that."""
+    left = _nlinks(fs, pfs_id, obj_id, tid)
+    return left > 0 and left == _nlinks(fs, pfs_id, obj_id, tid - 1)
 
 
-def _nlinks(fs: HammerFS, gone: DeletedEntry, asof: int) -> int:
+def _nlinks(fs: HammerFS, pfs_id: int, obj_id: int, asof: int) -> int:
     try:
-        return fs.iget(gone.pfs_id, gone.obj_id, asof).data.nlinks
+        return fs.iget(pfs_id, obj_id, asof).data.nlinks
     except HammerError:
         return 0
 
@@ -258,15 +257,16 @@ def version_rows(fs: HammerFS, directory: Inode, name: bytes, *, fold: bool = Tr
                 "folded": 0,
             }
         )
-    rows += _ends(lives(fs.records, directory, name))
+    rows += _ends(fs, lives(fs.records, directory, name))
     return sorted(rows, key=_by_tid)
 
 
-def _ends(found: list[Life]) -> Iterator[Row]:
-    """Rows for the moments from which on a name stood for nothing."""
+def _ends(fs: HammerFS, found: list[Life]) -> Iterator[Row]:
+    """Rows, without a size, for the moments from which on a name stood for nothing."""
     born = {life.born.tid for life in found}
     for life in found:
         if life.ended is not None and life.ended.tid not in born:
+            moved = _was_moved(fs, life.pfs_id, life.obj_id, life.ended.tid)
             yield {
                 "tid": tid_text(life.ended.tid),
                 "ts": life.ended.ts,
@@ -274,7 +274,7 @@ def _ends(found: list[Life]) -> Iterator[Row]:
                 "type": TYPE_NAMES.get(life.obj_type, "unknown"),
                 "size": None,
                 "mode": None,
-                "changed": ["deleted"],
+                "changed": ["moved" if moved else "deleted"],
                 "folded": 0,
             }
 

@@ -240,26 +240,30 @@ class _Diff:
                     yield Change("modified", path, before if before != path else None, obj_id, tid)
 
     def _names(self) -> Iterator[Change]:
-        """What came of names that came and went; one that leads to another object now is that of a modified file."""
+        """What came of names that came and went; a path that leads to another object now is that of a modified one."""
         went = {name.obj_id: name for name in self._went.values()}
-        gone = set(self._went)
-        for ident, name in self._came.items():
+        gone: dict[bytes, _Name] = {}
+        for name in self._went.values():
+            path = self._paths.of_name(name.parent, name.name, self._first)
+            if path is not None:
+                gone[path] = name
+        added: list[tuple[bytes, _Name]] = []
+        for name in self._came.values():
             path = self._paths.of_name(name.parent, name.name, self._last)
             if path is None:
                 continue
             old = went.get(name.obj_id)
-            if old is not None:
-                gone.discard((old.parent, old.name))
-                before = self._paths.of_name(old.parent, old.name, self._first)
-                yield Change("renamed", path, before, name.obj_id, name.tid)
+            before = None if old is None else self._paths.of_name(old.parent, old.name, self._first)
+            if before is None:
+                added.append((path, name))
             else:
-                yield Change("modified" if ident in gone else "added", path, None, name.obj_id, name.tid)
-                gone.discard(ident)
-        for ident in gone:
-            name = self._went[ident]
-            path = self._paths.of_name(name.parent, name.name, self._first)
-            if path is not None:
-                yield Change("removed", path, None, name.obj_id, name.tid)
+                gone.pop(before, None)
+                yield Change("renamed", path, before, name.obj_id, name.tid)
+        for path, name in added:
+            kind = "modified" if gone.pop(path, None) is not None else "added"
+            yield Change(kind, path, None, name.obj_id, name.tid)
+        for path, name in gone.items():
+            yield Change("removed", path, None, name.obj_id, name.tid)
 
     def _take(self, elm: LeafElm) -> None:
         tid = max(tid for tid in (elm.create_tid, elm.delete_tid) if self._first < tid <= self._last)

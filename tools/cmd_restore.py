@@ -158,9 +158,8 @@ class Restorer:
             raise UsageError(f"{safe_name(join(folder, name))} is there: --force replaces it, --to DIR restores beside")
         if is_there and len(rows) == 1:
             raise NotFound(f"{safe_name(join(folder, name))} has no older version")
-        gone = "deleted" in last["changed"]
         source = _at(folder, name, int(last["tid"], 16) - 1)
-        return _Wanted(source, self._target(folder, name, to), last["ts"] if gone else None)
+        return _Wanted(source, self._target(folder, name, to), last["ts"] if last["size"] is None else None)
 
     def _all_deleted(self, path: bytes, to: bytes | None) -> Iterator[_Wanted]:
         """Everything deleted from directories that are there, at a path and below it."""

@@ -293,7 +293,7 @@ class _Undo:
 
 def _moments(asker: Asker, path: str) -> list[Moment]:
     rows = asker.ask("versions", path, fold=False)
-    return [Moment(int(row["tid"], 16), row["ts"], row["ino"], "deleted" in row["changed"]) for row in rows]
+    return [Moment(int(row["tid"], 16), row["ts"], row["ino"], row["size"] is None) for row in rows]
 
 
 def _listed(path: str) -> list[Moment]:

@@ -191,7 +191,7 @@ def test_text_and_json(image: Path) -> None:
         fourth = w.point()
     versions = ask(image, "versions", "/d/f")
     assert [set(row) for row in versions] == [{"tid", "ts", "ino", "type", "size", "mode", "changed", "folded"}] * 3
-    assert [row["changed"] for row in versions] == [["created"], ["contents", "mode"], ["deleted"]]
+    assert [row["changed"] for row in versions] == [["created"], ["contents", "mode"], ["moved"]]
     assert [row["tid"] for row in versions] == [first, second, third]
     text = run_hammer("-f", image, "versions", "/d/f").splitlines()
     assert text[1].startswith(f"{second}  2014-05-14 ")

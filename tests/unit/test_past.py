@@ -128,6 +128,19 @@ def test_a_tree_that_came_and_went_and_one_that_moved(lab: Lab) -> None:
     ]  # fmt: skip
 
 
+def test_a_tree_that_was_deleted_and_restored_is_modified(lab: Lab) -> None:
+    fs, root = lab.fs, lab.fs.root()
+    folder = fs.mkdir(root, b"folder")
+    lab.file(folder, b"f")
+    first = lab.point()
+    fs.unlink(folder, b"f")
+    fs.rmdir(root, b"folder")
+    lab.point()
+    lab.file(fs.mkdir(root, b"folder"), b"f")
+    lab.point()
+    assert brief(diff(fs, 0, first, MAX_TID)) == [("modified", b"/folder", None), ("modified", b"/folder/f", None)]
+
+
 def test_links(lab: Lab) -> None:
     fs, root = lab.fs, lab.fs.root()
     inode = lab.file(root, b"one")
