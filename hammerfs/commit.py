@@ -14,9 +14,12 @@ from typing import NamedTuple
 from hammerfs.alloc import Allocator
 from hammerfs.buffer import Buffer, DirtyClass
 from hammerfs.cache import BufferCache
-from hammerfs.const import VERSION_REDO, VOL_HEADER_SIZE, ZONE_UNDO
+from hammerfs.const import UNDO_SECTOR, VERSION_REDO, VOL_HEADER_SIZE, ZONE_UNDO
+from hammerfs.crc import CrcRule
 from hammerfs.device.base import Buffer as Bytes
+from hammerfs.ondisk.fifo import encode_dummy
 from hammerfs.transaction import TidCounter
+from hammerfs.undo import FIFO_BASE
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
@@ -98,6 +101,31 @@ class Commit:
         yield Step([self._header(end, undo.next)], [root])
         undo.durable_first = end
         self._alloc.committed()
+
+    def upgrade(self, version: int) -> Iterator[Step]:
+        """The steps that make the volumes a later version: its header is one write, after which all new rules count.
+
+        From version 4 on the numbers of FIFO records count: when that is reached the FIFO, which is empty, is filled
+        with records that are numbered, while the header is what tells that it is empty.
+        """
+        volumes, undo = self._volumes, self._undo
+        root, rule = volumes.root, CrcRule(version)
+        yield Step(self._fifo_writes(), [root])
+        first, last, seqno = undo.first, undo.next, undo.seqno
+        if volumes.version < VERSION_REDO <= version:
+            for beg in range(0, undo.size, MOST_IN_A_WRITE):
+                sectors = [
+                    encode_dummy((beg + at) // UNDO_SECTOR, rule) for at in range(0, MOST_IN_A_WRITE, UNDO_SECTOR)
+                ]
+                volume, byte_off = volumes.locate(FIFO_BASE + beg, MOST_IN_A_WRITE)
+                yield Step([Write(volume, byte_off, [b"".join(sectors)])], [])
+            yield Step([], [root])
+            first = last = FIFO_BASE
+            seqno = 0
+        root.ondisk.vol_version = version
+        yield Step([self._header(first, last)], [root])
+        volumes.rule = rule
+        undo.go_on(first=first, next_off=last, seqno=seqno)
 
     def log_step(self) -> Step:
         """The one step of an fsync by REDO records: the FIFO, and a barrier."""

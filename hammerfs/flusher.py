@@ -61,12 +61,13 @@ class _DiskMsg(LwktMsg):
 
 
 class _Job:
-    """A direct change of the tree that waits for its turn."""
+    """What waits for its turn between two groups: a direct change of the tree, or steps of its own."""
 
-    __slots__ = ("change", "changed", "error", "is_done")
+    __slots__ = ("change", "changed", "error", "is_done", "steps")
 
-    def __init__(self, change: Callable[[int], bool]) -> None:
+    def __init__(self, change: Callable[[int], bool] | None, steps: Iterable[Step] = ()) -> None:
         self.change = change
+        self.steps = steps
         self.changed = self.is_done = False
         self.error: HammerError | None = None
 
@@ -202,8 +203,20 @@ class Flusher:
             ReadOnlyError: Nothing may be written since a failure.
             HammerError: What `change` raises, or a device failed.
         """
+        return await self._turn(_Job(change))
+
+    async def upgrade(self, version: int) -> None:
+        """Make the volumes a later version, durably, between two groups.
+
+        Raises:
+            ReadOnlyError: Nothing may be written since a failure.
+            HammerError: What was fsynced could not be flushed before, or a device failed.
+        """
+        await self._turn(_Job(None, self._commit.upgrade(version)))
+
+    async def _turn(self, job: _Job) -> bool:
+        """Have the master do a job."""
         self._changes.check_sound()
-        job = _Job(change)
         self._jobs.append(job)
         wakeup(self)
         while not job.is_done:
@@ -369,9 +382,13 @@ class Flusher:
                 await self._restart()
             if self._redo_oldest is not None:
                 await self._group()
-            if self._changes.failed is None:
-                tid = self._tids.alloc()
-                job.changed = self._attempt(lambda tid: self._backend.transact(job.change, tid), tid)
+            change = job.change
+            if self._changes.failed is not None:
+                pass
+            elif change is None:
+                await self._upgrade(job.steps)
+            else:
+                job.changed = self._attempt(lambda tid: self._backend.transact(change, tid), self._tids.alloc())
                 if job.changed:
                     await self._to_media(keep=self._redo_oldest is not None)
         except HammerError as err:
@@ -381,6 +398,13 @@ class Flusher:
             log.exception("a direct change of the tree failed")
         finally:
             job.is_done = True
+
+    async def _upgrade(self, steps: Iterable[Step]) -> None:
+        """The FIFO is empty by now, but for what was fsynced since."""
+        if self._redo_oldest is not None:
+            raise self._error or HammerError("what was fsynced could not be flushed")
+        await self._run_steps(steps)
+        self._is_restarted = False
 
     def _refuse_jobs(self) -> None:
         while self._jobs:

@@ -95,17 +95,31 @@ class UndoWriter:
         self._limit = fifo.size - RESERVE
         self.size = fifo.size
         """Bytes of the FIFO."""
+        self.span = 0
+        """Counts flush spans: what carries the present number has been saved in this one."""
+        self.go_on(first=first, next_off=next_off, seqno=seqno)
+
+    def go_on(self, *, first: int, next_off: int, seqno: int) -> None:
+        """Go on at another place, by the rules of the volume version: it has changed, and the FIFO been rewritten.
+
+        Args:
+            first: As for the constructor.
+            next_off: As for the constructor.
+            seqno: As for the constructor.
+
+        Raises:
+            DeviceError: As the constructor.
+        """
+        volumes = self._volumes
         self.first = first
         """Start of the active range, zone 3."""
-        self.next = next_off if next_off < fifo.end else FIFO_BASE
+        self.next = next_off if next_off < self._end else FIFO_BASE
         """Append point, zone 3."""
         self._step = 1 if volumes.version >= VERSION_REDO else 0
         self.seqno = seqno & _SEQ_MASK if self._step else 0
         """Number of the next record."""
         self.durable_first = first
         """Start of the active range on the media: set by whoever writes the header. Space is measured against it."""
-        self.span = 0
-        """Counts flush spans: what carries the present number has been saved in this one."""
         self._saved: dict[int, int] = {}
         self._crc = volumes.rule.compute
         self._full: list[tuple[int, memoryview, int]] = []

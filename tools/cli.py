@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         cmd_restore,
         cmd_snap,
         cmd_tree,
+        cmd_volumes,
     )
 
     parser = LineParser(
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_maint.add_parsers(verbs)
     cmd_pfs.add_parsers(verbs)
     cmd_mirror.add_parsers(verbs)
+    cmd_volumes.add_parsers(verbs)
     return parser
 
 

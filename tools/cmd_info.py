@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN
 from hammerfs.crc import crc32
 from hammerfs.keys import namekey0, namekey1
+from hammerfs.maint.facts import facts
 from hammerfs.snapshot import Snapshot
 from tools.output import json_name, print_json, safe_name, size_text, time_text
-from tools.pfs_text import pfs_mode
 from tools.session import open_session
 from tools.target import open_fs, parse_pfs_or_path
 
@@ -28,10 +29,15 @@ VERSIONS = {
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs of this module."""
-    verbs.add_parser("info", help="label, volumes, space, PFSs").set_defaults(run=run_info)
-    verbs.add_parser("version", help="the volumes' version and all versions there are").set_defaults(run=run_version)
+    info = verbs.add_parser("info", help="label, volumes, space, PFSs")
+    _add_mount_argument(info)
+    info.set_defaults(run=run_info)
+    version = verbs.add_parser("version", help="the volumes' version and all versions there are")
+    _add_mount_argument(version)
+    version.set_defaults(run=run_version)
     volume_list = verbs.add_parser("volume-list", help="the volumes, in order")
     volume_list.add_argument("-v", dest="verbose", action="count", default=argparse.SUPPRESS, help="with their numbers")
+    _add_mount_argument(volume_list)
     volume_list.set_defaults(run=run_volume_list)
     snapls = verbs.add_parser("snapls", help="the snapshots of a PFS")
     _add_pfs_argument(snapls)
@@ -49,6 +55,20 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         namekey.set_defaults(run=run_namekey, verb=verb)
 
 
+def _add_mount_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", nargs="?", default=".", metavar="FS", help="anything on a mount (with -f: ignored)")
+
+
+def find_facts(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What there is to know of volumes or of a mount, and where it is mounted."""
+    if args.volumes:
+        with open_fs(args) as fs:
+            return facts(fs), "not mounted"
+    with open_session(args, args.path) as session:
+        found: dict[str, Any] = session.run("info")
+        return found, session.place
+
+
 def _add_pfs_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("where", nargs="?", default="0", metavar="N|LABEL|/PATH", help="which PFS (default 0)")
     parser.add_argument("--pfs", metavar="N|LABEL", help="the same")
@@ -56,52 +76,41 @@ def _add_pfs_argument(parser: argparse.ArgumentParser) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print what the root volume header says of the file system, and its PFSs."""
-    with open_fs(args) as fs:
-        head = fs.volumes.superblock
-        everything = sum(volume.bigblocks for volume in fs.volumes)
-        free = head.vol0_stat_freebigblocks
-        reserved = everything - head.vol0_stat_bigblocks
-        used = everything - reserved - free
-        pfss = [(pfs_id, pfs, len(fs.snapshots(pfs_id))) for pfs_id, pfs in fs.pfs_list()]
+    found, place = find_facts(args)
+    blocks = found["bigblocks"]
+    label = os.fsencode(found["label"])
     if args.json:
-        print_json(
-            {
-                "label": json_name(head.label),
-                "volumes": head.vol_count,
-                "fsid": str(head.fsid),
-                "version": head.vol_version,
-                "bigblocks": {"total": everything, "used": used, "reserved": reserved, "free": free},
-                "inodes": head.vol0_stat_inodes,
-                "pfs": [{"id": i, "mode": pfs_mode(pfs), "snapshots": n} for i, pfs, n in pfss],
-            }
-        )
+        rest = {name: found[name] for name in ("fsid", "version", "bigblocks", "inodes", "pfs")}
+        print_json({"label": json_name(label), "volumes": len(found["volumes"]), **rest})
         return 0
+    everything = blocks["total"]
+    shares = [(name.capitalize(), blocks[name]) for name in ("used", "reserved", "free")]
     print("Volume identification")
-    print(f"\tLabel               {safe_name(head.label)}")
-    print(f"\tNo. Volumes         {head.vol_count}")
-    print(f"\tFSID                {head.fsid}")
-    print(f"\tHAMMER Version      {head.vol_version}")
+    print(f"\tLabel               {safe_name(label)}")
+    print(f"\tNo. Volumes         {len(found['volumes'])}")
+    print(f"\tFSID                {found['fsid']}")
+    print(f"\tHAMMER Version      {found['version']}")
     print("Big block information")
     print(f"\tTotal      {everything:10d}")
-    for name, count in (("Used", used), ("Reserved", reserved), ("Free", free)):
+    for name, count in shares:
         print(f"\t{name:<10} {count:10d} ({_percent(count, everything):.2f}%)")
     print("Space information")
-    print(f"\tNo. Inodes {head.vol0_stat_inodes:10d}")
+    print(f"\tNo. Inodes {found['inodes']:10d}")
     total = everything * BIGBLOCK_SIZE
     print(f"\tTotal size     {size_text(total):>6} ({total} bytes)")
-    for name, count in (("Used", used), ("Reserved", reserved), ("Free", free)):
+    for name, count in shares:
         print(f"\t{name:<14} {size_text(count * BIGBLOCK_SIZE):>6} ({_percent(count, everything):.2f}%)")
     print("PFS information")
     print("\tPFS ID  Mode    Snaps  Mounted on")
-    for pfs_id, pfs, snaps in pfss:
-        print(f"\t{pfs_id:6d}  {pfs_mode(pfs):<6} {snaps:6d}  not mounted")
+    for pfs in found["pfs"]:
+        where = "not mounted" if pfs["id"] else safe_name(os.fsencode(place))
+        print(f"\t{pfs['id']:6d}  {pfs['mode']:<6} {pfs['snapshots']:6d}  {where}")
     return 0
 
 
 def run_version(args: argparse.Namespace) -> int:
     """Print the version of the volumes and the ones there are."""
-    with open_fs(args) as fs:
-        current = fs.volumes.version
+    current = find_facts(args)[0]["version"]
     if args.json:
         print_json({"min": VERSION_MIN, "max": VERSION_MAX, "current": current, "description": VERSIONS[current]})
         return 0
@@ -114,9 +123,8 @@ def run_version(args: argparse.Namespace) -> int:
 
 def run_volume_list(args: argparse.Namespace) -> int:
     """Print the volumes by number."""
-    with open_fs(args) as fs:
-        names = sorted((volume.vol_no, volume.dev.name) for volume in fs.volumes)
-        root = fs.volumes.superblock.vol_rootvol
+    found, _ = find_facts(args)
+    names, root = found["volumes"], found["root"]
     if args.json:
         print_json([{"number": number, "name": name, "root": number == root} for number, name in names])
         return 0

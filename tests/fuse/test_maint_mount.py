@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mkfs.cli import main as newfs
 from tests.fuse.conftest import Mount
 from tests.fuse.rwlab import check, difference, live, make_image, run_hammer, tree_of
 
@@ -144,3 +147,22 @@ def assert_copied(master: Path, slave: Path) -> None:
     want, got = tree_of(master), tree_of(slave)
     del want["."], got["."]  # the softlinks differ
     assert difference(want, {path: e._replace(mtime_us=want[path].mtime_us) for path, e in got.items()}) == {}
+
+
+def test_facts_and_a_version_upgrade_of_a_mount(tmp_path: Path) -> None:
+    image = tmp_path / "old.img"
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert newfs(["-f", "-u", "8m", "-V", "3", "-L", "OLD", "--size", "512m", "--quiet", str(image)]) == 0
+    with live(tmp_path, image) as mount:
+        text = run_hammer("info", mount.root)
+        assert "\tLabel               OLD\n" in text
+        assert "\tHAMMER Version      3\n" in text
+        assert f"\t     0  MASTER      0  {mount.root}\n" in text
+        assert run_hammer("volume-list", "-v", mount.root) == f"0\t{image} (Root Volume)\n"
+        assert run_hammer("volume-blkdevs", mount.root) == f"{image}\n"
+        (mount.root / "before").write_bytes(b"x" * 100_000)
+        assert "from version 3 to 7" in run_hammer("version-upgrade", mount.root, 7)
+        (mount.root / "after").write_bytes(b"y" * 100_000)
+        assert "current=7 " in run_hammer("version", mount.root)
+        assert "no way back" in run_hammer("version-upgrade", mount.root, 6, code=1)
+    assert "HAMMER Version      7" in run_hammer("-f", image, "info")

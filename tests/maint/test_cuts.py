@@ -1,0 +1,123 @@
+"""Power cuts in the middle of maintenance: what is there, and what has to be seen of the past, stays exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import pytest
+
+from hammerfs.changes import WriteOptions
+from hammerfs.device.base import Device
+from hammerfs.device.faulty import Crash, Journal, RecordingDevice, crash_images
+from hammerfs.maint import pfs_admin, prune, reblock
+from hammerfs.rw import WritableFS
+from tests.enginelab import Clock, abandon, assert_sound, fresh, mount
+from tests.maint.lab import churn, history, trees, verb, whole
+
+CUTS = 25
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (prune, reblock, pfs_admin):
+        monkeypatch.setattr(module, "SCANNED", 150)
+        monkeypatch.setattr(module, "CHANGED", 40)
+    monkeypatch.setattr(reblock, "MOVED_BYTES", 300_000)
+
+
+def cut(media: Sequence[Device], work: Callable[[WritableFS], object], check: Callable[[WritableFS], object]) -> int:
+    """Do something to a file system and check what a cut at any moment of it leaves."""
+    journal, options = Journal(), WriteOptions(clock=Clock())
+    fs = mount([RecordingDevice(device, journal) for device in media], options)
+    work(fs)
+    abandon(fs)
+    points = [n + 1 for n, event in enumerate(journal.events) if event.kind != "mark"]
+    chosen = sorted(Random(1).sample(points, min(CUTS, len(points))))
+    checked = 0
+    for image in crash_images(journal, seed=1, crashes=tuple(Crash), cuts=chosen):
+        again = mount(image.devices, options)
+        try:
+            check(again)
+        except AssertionError as err:
+            err.add_note(str(image))
+            raise
+        again.close()
+        assert_sound(image.devices, idle=False)
+        checked += 1
+    return checked
+
+
+def pruned(fs: WritableFS) -> None:
+    whole(fs, "prune", path="/")
+
+
+def moved(fs: WritableFS) -> None:
+    whole(fs, "reblock", path="/")
+
+
+@pytest.mark.parametrize(("version", "work"), [(2, moved), (7, moved), (7, pruned)])
+def test_snapshots_and_the_present_survive(version: int, work: Callable[[WritableFS], None]) -> None:
+    media = fresh(version)
+    fs = mount(media)
+    tids = history(fs, 2, per_round=20)
+    if version > 2:
+        points: list[int | None] = [None]
+        for _ in range(3):
+            points.append(int(verb(fs, "snap", path="/")["tid"], 16))
+            tids = churn(fs, 2)
+        points += tids
+    else:
+        points = [None, *tids]
+    want = trees(fs, points)
+    fs.close()
+
+    def check(fs: WritableFS) -> None:
+        assert trees(fs, points) == want
+
+    assert cut(media, work, check) > CUTS
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (3, 7), (1, 2), (6, 7)])
+def test_a_version_upgrade_is_whole_or_has_not_been(before: int, after: int) -> None:
+    media = fresh(before)
+    fs = mount(media)
+    history(fs, 2, per_round=10)
+    want = trees(fs, [None])
+    fs.close()
+    seen: set[int] = set()
+
+    def work(fs: WritableFS) -> None:
+        verb(fs, "version-upgrade", version=after)
+
+    def check(fs: WritableFS) -> None:
+        seen.add(fs.volumes.version)
+        assert trees(fs, [None]) == want
+        fs.create(fs.root(), b"afterwards")
+
+    assert cut(media, work, check) > 2
+    assert seen == {before, after}
+
+
+def test_destroying_a_pfs_harms_no_other() -> None:
+    media = fresh()
+    fs = mount(media)
+    verb(fs, "pfs-create", path="/", link="p", slave=False, options=[])
+    history(fs, 1, per_round=10)
+    root = fs.root(1)
+    for name in range(30):
+        fs.write(fs.create(root, b"f%d" % name), 0, b"x" * 9000)
+    fs.sync()
+    want = trees(fs, [None])[None]
+    fs.close()
+
+    def work(fs: WritableFS) -> None:
+        whole(fs, "pfs-destroy", path="/p", master=True)
+
+    def check(fs: WritableFS) -> None:
+        now = trees(fs, [None])[None]
+        assert {path: node for path, node in now.items() if path != b"/p"} == {
+            path: node for path, node in want.items() if path != b"/p"
+        }
+
+    assert cut(media, work, check) > CUTS
