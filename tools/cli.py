@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hammerfs.errors import HammerError
-from tools.output import output_failed, prepare_output
+from tools.output import output_failed, prepare_output, safe_line
 from tools.parser import LineParser
 
 INTERRUPTED = 130
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except HammerError as err:
-        print(f"hammer: {args.verb}: {err}", file=sys.stderr)
+        print(f"hammer: {args.verb}: {safe_line(str(err))}", file=sys.stderr)
         return err.exit_code
     except OSError as err:
         return int(output_failed(f"hammer: {args.verb}", err))

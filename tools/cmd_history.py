@@ -23,7 +23,7 @@ from hammerfs.reports import Row, tree_path
 from hammerfs.vfs.control_proto import RemoteError
 from hammerfs.viewspec import parse_tid
 from tools.contentdiff import content_diff, write_diff
-from tools.output import json_name, print_json, safe_name, time_text
+from tools.output import json_name, print_json, safe_line, safe_name, time_text
 from tools.places import HostPlace, ImageSource, Source
 from tools.session import Session, open_session
 from tools.target import add_view_options, open_fs, view_root
@@ -228,7 +228,7 @@ def walk_past(
         except HammerError as err:
             if where == path:
                 raise
-            print(f"hammer: {question}: {_shown(where)}: {err}", file=sys.stderr)
+            print(f"hammer: {question}: {_shown(where)}: {safe_line(str(err))}", file=sys.stderr)
             continue
         for row in found["rows"]:
             yield {name: asker.place + value if name in _NAMES else value for name, value in row.items()}

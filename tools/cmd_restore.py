@@ -17,7 +17,7 @@ from hammerfs.reports import Row, join, plain_path
 from hammerfs.rw import WritableFS
 from hammerfs.viewspec import parse_pfs
 from tools.cmd_history import Asker, asking, is_past, walk_past
-from tools.output import print_json, safe_name
+from tools.output import print_json, safe_line, safe_name
 from tools.places import HostPlace, ImagePlace, Place, Thing
 
 SWEEP_SECONDS = 60
@@ -52,7 +52,7 @@ class _Wanted(NamedTuple):
 
 def run_restore(args: argparse.Namespace) -> int:
     """Bring each path back; what could not be is told, and the rest goes on (exit code 1)."""
-    total = _Counts(args.json)
+    total = _Counts(verbose=args.verbose > 0 and not args.json)
     for path in args.paths:
         with _opened(args, path) as (asker, place):
             restorer = Restorer(asker, place, total, force=args.force, recursive=args.recursive)
@@ -79,17 +79,23 @@ def _opened(args: argparse.Namespace, path: str) -> Iterator[tuple[Asker, Place]
 class _Counts:
     """What came of it."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
         self.restored = 0
         self.kept = 0
         self.failed = 0
+
+    def success(self, path: bytes) -> None:
+        """Count something restored, and tell it if that is wanted."""
+        self.restored += 1
+        if self._verbose:
+            print(safe_name(path))
 
     def failure(self, path: bytes, err: Exception) -> None:
         """Tell what could not be restored."""
         self.failed += 1
         what = str(err) if isinstance(err, HammerError) else getattr(err, "strerror", None) or str(err)
-        print(f"hammer: restore: {safe_name(path)}: {what}", file=sys.stderr)
+        print(f"hammer: restore: {safe_name(path)}: {safe_line(what)}", file=sys.stderr)
 
 
 class Restorer:
@@ -124,7 +130,19 @@ class Restorer:
             UsageError: It is there, or a directory, and options do not allow for that.
         """
         for wanted in self._wanted(os.fsencode(path), to):
+            if to is not None:
+                self._make_folder(os.path.dirname(wanted.target), os.path.dirname(wanted.source))
             self._restore(wanted)
+
+    def _make_folder(self, folder: bytes, like: bytes) -> None:
+        """See that a directory is there; one that is made gets the attributes of that which things come from."""
+        if not folder or self._place.look(folder) is not None:
+            return
+        self._make_folder(os.path.dirname(folder), os.path.dirname(like))
+        thing = self._place.look(like or b".")
+        if thing is not None:
+            self._place.make(folder, thing, like)
+            self._place.finish(folder, thing)
 
     def _wanted(self, path: bytes, to: bytes | None) -> Iterator[_Wanted]:
         folder, last = os.path.split(path.rstrip(b"/"))
@@ -172,7 +190,7 @@ class Restorer:
 
     def _rooted(self, top: bytes) -> bytes:
         """A directory as paths of rows begin with it."""
-        return top if self._asker.place == "" else join(os.path.realpath(top), b"")
+        return join(b"/" + top.strip(b"/") if self._asker.place == "" else os.path.realpath(top), b"")
 
     def _target(self, folder: bytes, name: bytes, to: bytes | None) -> bytes:
         if to is not None:
@@ -207,7 +225,7 @@ class Restorer:
         self._below(wanted)
         if there is None:
             self._place.finish(wanted.target, thing)
-            self._counts.restored += 1
+            self._counts.success(wanted.target)
 
     def _object(self, wanted: _Wanted, thing: Thing, there: Thing | None) -> None:
         """Anything else; one that was one file with something restored before, and held the same, becomes so again."""
@@ -227,7 +245,7 @@ class Restorer:
             else:
                 place.link(first[0], target)
         self._links.setdefault(thing.ident, (target, source))
-        self._counts.restored += 1
+        self._counts.success(target)
 
     def _is_same(self, one: bytes, other: bytes) -> bool:
         """Whether a file held the same at two times."""

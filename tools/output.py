@@ -31,6 +31,14 @@ def safe_name(name: bytes) -> str:
     return "".join(out)
 
 
+def safe_line(text: str) -> str:
+    r"""A message for a terminal, which may hold what a user or an image has put in: control characters as ``\xNN``."""
+    return "".join(
+        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+        for char in text
+    )
+
+
 def json_name(name: bytes) -> str:
     """A name for JSON: UTF-8 where it is, undecodable bytes (and ``%`` itself then) as ``%XX``."""
     try:
@@ -95,7 +103,7 @@ def output_failed(prog: str, err: OSError) -> bool:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(err, BrokenPipeError):
         return False
-    print(f"{prog}: {err.filename or 'standard output'}: {err.strerror}", file=sys.stderr)
+    print(safe_line(f"{prog}: {err.filename or 'standard output'}: {err.strerror}"), file=sys.stderr)
     return True
 
 

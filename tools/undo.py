@@ -1,6 +1,6 @@
 """`undo`: older versions of files, and what changed between them, as DragonFly's command of this name.
 
-Exit codes: 0, 1 when a file has no history or something failed, 2 for a wrong call.
+Exit codes: 0, 1 when a file has no history or something failed, 2 for a wrong call, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from hammerfs.vfs.names import SNAPSHOT_TIME
 from hammerfs.viewspec import parse_tid
 from tools.cmd_history import Asker, asking, nearest
 from tools.contentdiff import content_diff, write_diff
-from tools.output import json_name, output_failed, prepare_output, print_json, safe_name, time_text
+from tools.output import json_name, output_failed, prepare_output, print_json, safe_line, safe_name, time_text
 from tools.parser import LineParser
 from tools.places import HostPlace, Source
 
+INTERRUPTED = 130
 _TIME = "%d-%b-%Y %H:%M:%S"
 
 
@@ -95,10 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(rows)
         sys.stdout.flush()
     except HammerError as err:
-        print(f"undo: {err}", file=sys.stderr)
+        print(f"undo: {safe_line(str(err))}", file=sys.stderr)
         return err.exit_code
     except OSError as err:
         return int(output_failed("undo", err))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return int(failed)
 
 

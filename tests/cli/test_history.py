@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ import pytest
 from hammerfs.changes import WriteOptions
 from hammerfs.filewrite import SetAttr
 from hammerfs.inode import Inode
+from hammerfs.namespace import Owner
 from hammerfs.rw import WritableFS
 from tests.enginelab import Clock
 from tests.fuse.rwlab import check, make_image, run_hammer
 from tests.golden import GoldenImage, GoldenStore, golden_names
+from tools.cli import build_parser, main
 from tools.contentdiff import write_diff
+from tools.undo import build_parser as build_undo_parser
 from tools.undo import main as undo_main
 
 MINUTE_US = 60_000_000
@@ -138,8 +142,6 @@ def test_every_question_has_an_answer_on_every_image(golden: GoldenStore, name: 
     for verb in (["deleted", "-r", "/"], ["log", "-n", "50"], ["find", "--asof", "now"]):
         out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            from tools.cli import main
-
             assert main(["-f", image.spec, "--json", *verb]) in {0, 1}
 
 
@@ -259,6 +261,15 @@ def test_restore_on_an_image(image: Path) -> None:
         assert fs.readlink(fs.lookup(folder, b"link")) == b"/nowhere"
         holes = fs.lookup(folder, b"holes")
         assert (holes.size, fs.data_bytes(holes) < 1 << 16) == (9 << 20, True)
+    with writing(image) as w:
+        folder = w.fs.mkdir(w.fs.resolve(b"/d"), b"sub", Owner(mode=0o710))
+        w.file(folder, b"deep", b"deep\n")
+        w.point()
+        w.fs.unlink(folder, b"deep")
+    shown = run_hammer("-f", image, "-v", "restore", "-r", "--to", "/new/place", "d").splitlines()
+    assert shown == ["/new/place/sub/deep", "1 restored"]
+    assert run_hammer("-f", image, "cat", "/new/place/sub/deep") == "deep\n"
+    assert run_hammer("-f", image, "ls", "-l", "/new/place").startswith("drwx--x--- ")
     assert ask(image, "restore", "/d/big@@now") == {"restored": 0, "kept": 1, "failed": 0}
 
 
@@ -360,6 +371,26 @@ def test_hostile_names_in_json_and_text(image: Path) -> None:
     for text in texts:
         assert all(char.isprintable() or char == "\n" for char in text)
     assert len(texts[1].splitlines()) == len(HOSTILE)
+    for path in ("/\x1b[31m", "/\udcff\n"):
+        for text in (
+            run_hammer("-f", image, "versions", path, code=1),
+            run_hammer("-f", image, "diff", path, "now", code=1),
+            run_hammer("-f", image, "restore", path + "@@0x0000000100000001", code=1),
+            undo("-f", image, path, code=1),
+            undo("-f", image, "-t", path, "/", code=2),
+        ):
+            assert all(char.isprintable() or char == "\n" for char in text), text
     rows = ask(image, "deleted", "/")
     assert len({row["path"] for row in rows}) == len(HOSTILE)
     assert {"/%FF%FE", "/line\nbreak", "/a@@b", "/%s%n"} < {row["path"] for row in rows}
+
+
+def test_the_commands_of_the_page_exist() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "history.md"
+    commands = [shlex.split(line[2:]) for line in page.read_text(encoding="utf-8").splitlines() if line[:2] == "$ "]
+    for command in commands:
+        parser = {"hammer": build_parser, "undo": build_undo_parser}.get(command[0])
+        if parser is not None:
+            parser().parse_args(command[1:])
+    verbs = {command[1] for command in commands if command[0] == "hammer"}
+    assert verbs >= {"log", "versions", "deleted", "restore", "diff", "find"}
