@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
     from tools import (
         cmd_copy,
+        cmd_dedup,
         cmd_history,
         cmd_info,
         cmd_maint,
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_maint.add_parsers(verbs)
     cmd_pfs.add_parsers(verbs)
     cmd_mirror.add_parsers(verbs)
+    cmd_dedup.add_parsers(verbs)
     cmd_volumes.add_parsers(verbs)
     return parser
 

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from hammerfs.errors import HammerError, UsageError
-from hammerfs.maint import snapshots, verbs_history, verbs_mirror, verbs_pfs, verbs_space, verbs_volumes
+from hammerfs.maint import snapshots, verbs_dedup, verbs_history, verbs_mirror, verbs_pfs, verbs_space, verbs_volumes
 from hammerfs.maint.verb import Context, Verb
 
 
@@ -81,6 +81,7 @@ VERBS = {
     "config": Verb(_config),
     "chflags": Verb(_chflags, fixes_time=True),
     "lsflags": Verb(_lsflags, needs_owner=False),
+    **verbs_dedup.VERBS,
     **verbs_history.VERBS,
     **verbs_mirror.VERBS,
     **verbs_pfs.VERBS,

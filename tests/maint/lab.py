@@ -17,6 +17,20 @@ def verb(fs: WritableFS, name: str, **args: Any) -> Any:
     return fs.host.call(run_verb(Context(fs), name, args))
 
 
+class Here:
+    """A session, as the tools have it, on a file system in this process."""
+
+    place = "here"
+
+    def __init__(self, fs: WritableFS) -> None:
+        self._fs = fs
+
+    def run(self, verb: str, path: str | None = None, **args: Any) -> Any:
+        """Run a verb."""
+        words = args if path is None else {"path": path, **args}
+        return self._fs.host.call(run_verb(Context(self._fs), verb, words))
+
+
 def whole(fs: WritableFS, name: str, **args: Any) -> dict[str, int]:
     """Run a verb that works piece by piece to its end; its figures summed up."""
     stats: dict[str, int] = {}
