@@ -23,12 +23,11 @@ from hammerfs.inode import Inode
 from hammerfs.namespace import Owner
 from hammerfs.rw import WritableFS
 from tests.enginelab import Clock
-from tests.fuse.rwlab import check, make_image, run_hammer
+from tests.fuse.rwlab import check, make_image, run_hammer, run_undo
 from tests.golden import GoldenImage, GoldenStore, golden_names
 from tools.cli import build_parser, main
 from tools.contentdiff import write_diff
 from tools.undo import build_parser as build_undo_parser
-from tools.undo import main as undo_main
 
 MINUTE_US = 60_000_000
 HOSTILE = (
@@ -78,15 +77,6 @@ def writing(image: Path) -> Iterator[Writer]:
 
 def ask(image: object, *args: object) -> Any:
     return json.loads(run_hammer("-f", image, "--json", *args))
-
-
-def undo(*args: object, code: int = 0) -> str:
-    """What `undo` prints, on stderr when it is to fail."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert undo_main([str(arg) for arg in args]) == code, err.getvalue()
-    out.seek(0)
-    return err.getvalue() if code else out.read()
 
 
 # What the original recorded
@@ -284,37 +274,37 @@ def test_undo_of_images(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         tids.append(w.point())
         w.file(root, b"f", b"other\n")
         tids.append(w.point())
-    listed = undo("-f", image, "-i", "/f").splitlines()
+    listed = run_undo("-f", image, "-i", "/f").splitlines()
     assert listed[0] == "/f: ITERATE ENTIRE HISTORY"
     assert [line.split()[0] for line in listed[1:4]] == tids[:3]
     assert listed[1] == f"\t{tids[0]} 14-May-2014 16:53:22" or listed[1].startswith(f"\t{tids[0]} ")
     assert listed[3].endswith(" file-deleted")
     assert listed[4].endswith(" inode-change")
-    assert undo("-f", image, "-t", tids[1], "/f") == "one\ntwo\n"
-    assert undo("-f", image, "-t", "0", "/f") == "other\n"
-    every = undo("-f", image, "-a", "/f")
+    assert run_undo("-f", image, "-t", tids[1], "/f") == "one\ntwo\n"
+    assert run_undo("-f", image, "-t", "0", "/f") == "other\n"
+    every = run_undo("-f", image, "-a", "/f")
     assert f"\n>>> /f 0001 {tids[1]} " in every
     assert every.endswith("\n\nother\n")
-    forward = undo("-f", image, "-t", tids[0], "-t", tids[1], "/f").splitlines()
+    forward = run_undo("-f", image, "-t", tids[0], "-t", tids[1], "/f").splitlines()
     assert forward[0].startswith(f"diff -N -r -u /f@@{tids[0]} /f@@{tids[1]} (to 14-May-2014 ")
     assert forward[1:] == [f"--- /f@@{tids[0]}", f"+++ /f@@{tids[1]}", "@@ -1 +1,2 @@", " one", "+two"]
-    assert undo("-f", image, "-D", "-t", tids[0], "-t", tids[1], "/f").splitlines()[-1] == "-two"
-    [row] = json.loads(undo("-f", image, "--json", "-t", tids[1], "/f"))
+    assert run_undo("-f", image, "-D", "-t", tids[0], "-t", tids[1], "/f").splitlines()[-1] == "-two"
+    [row] = json.loads(run_undo("-f", image, "--json", "-t", tids[1], "/f"))
     assert base64.b64decode(row["contents_base64"]) == b"one\ntwo\n"
-    [row] = json.loads(undo("-f", image, "--json", "-d", "-t", tids[0], "-t", tids[1], "/f"))
+    [row] = json.loads(run_undo("-f", image, "--json", "-d", "-t", tids[0], "-t", tids[1], "/f"))
     assert row.keys() == {"path", "from", "to", "diff"}
     monkeypatch.chdir(tmp_path)
-    undo("-f", image, "-a", "-u", "/f")
+    run_undo("-f", image, "-a", "-u", "/f")
     assert {path.name for path in tmp_path.glob("f.undo.*")} == {"f.undo.0000", "f.undo.0001", "f.undo.0003"}
     assert (tmp_path / "f.undo.0001").read_bytes() == b"one\ntwo\n"
-    undo("-f", image, "-o", tmp_path / "out", "-t", tids[0], "/f")
+    run_undo("-f", image, "-o", tmp_path / "out", "-t", tids[0], "/f")
     assert (tmp_path / "out").read_bytes() == b"one\n"
-    assert "needs one %s" in undo("-f", image, "-o", "x", "/f", "/f", code=2)
-    assert "twice at most" in undo("-f", image, "-t", "0", "-t", "0", "-t", "0", "/f", code=2)
-    assert "has 4 versions" in undo("-f", image, "-t", "77", "/f", code=2)
-    assert "was not there" in undo("-f", image, "-t", tids[2], "/f", code=2)
-    assert "before its first version" in undo("-f", image, "-t", "0x0000000100000002", "/f", code=2)
-    assert undo("-f", image, "/nothing", code=1) == "/nothing: No UNDO history found\n"
+    assert "needs one %s" in run_undo("-f", image, "-o", "x", "/f", "/f", code=2)
+    assert "twice at most" in run_undo("-f", image, "-t", "0", "-t", "0", "-t", "0", "/f", code=2)
+    assert "has 4 versions" in run_undo("-f", image, "-t", "77", "/f", code=2)
+    assert "was not there" in run_undo("-f", image, "-t", tids[2], "/f", code=2)
+    assert "before its first version" in run_undo("-f", image, "-t", "0x0000000100000002", "/f", code=2)
+    assert run_undo("-f", image, "/nothing", code=1) == "/nothing: No UNDO history found\n"
 
 
 def test_a_terminal_gets_colours_and_nothing_that_steers_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,8 +366,8 @@ def test_hostile_names_in_json_and_text(image: Path) -> None:
             run_hammer("-f", image, "versions", path, code=1),
             run_hammer("-f", image, "diff", path, "now", code=1),
             run_hammer("-f", image, "restore", path + "@@0x0000000100000001", code=1),
-            undo("-f", image, path, code=1),
-            undo("-f", image, "-t", path, "/", code=2),
+            run_undo("-f", image, path, code=1),
+            run_undo("-f", image, "-t", path, "/", code=2),
         ):
             assert all(char.isprintable() or char == "\n" for char in text), text
     rows = ask(image, "deleted", "/")

@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from mkfs.cli import main as newfs
 from tests.fuse.conftest import Mount, mount_in
 from tools.cli import main as hammer
 from tools.fsck.cli import main as fsck
+from tools.undo import main as undo
 
 PATIENCE_S = 240
 HASHED = 64 << 20
@@ -118,8 +119,17 @@ def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = Non
 
 def run_hammer(*args: object, code: int = 0) -> str:
     """What `hammer` prints, on stderr when it is to fail."""
+    return _printed(hammer, args, code)
+
+
+def run_undo(*args: object, code: int = 0) -> str:
+    """What `undo` prints, on stderr when it is to fail."""
+    return _printed(undo, args, code)
+
+
+def _printed(main: Callable[[list[str]], int], args: Sequence[object], code: int) -> str:
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert hammer([str(arg) for arg in args]) == code, err.getvalue()
+        assert main([str(arg) for arg in args]) == code, err.getvalue()
     out.seek(0)
     return err.getvalue() if code else out.read()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import socket
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.fuse.conftest import Mount, mount_in
-from tests.fuse.rwlab import Entry, live, make_image, run_hammer, tree_of
-from tools.undo import main as undo
+from tests.fuse.rwlab import Entry, check, live, make_image, run_hammer, run_undo, tree_of
+from tests.golden import GoldenStore
 
 pytestmark = [pytest.mark.mount]
 HOSTILE = [
@@ -43,15 +42,6 @@ def image(tmp_path: Path) -> Path:
 def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
     with live(tmp_path, image) as found:
         yield found
-
-
-def run_undo(*args: object, code: int = 0) -> str:
-    """What `undo` prints, on stderr when it is to fail."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert undo([os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]) == code, err.getvalue()
-    out.seek(0)
-    return err.getvalue() if code else out.read()
 
 
 def ask(*args: object) -> Any:
@@ -115,6 +105,32 @@ def test_undo_on_a_mount_that_is_read_only(tmp_path: Path, image: Path) -> None:
         assert len(run_undo("-i", mount.root / "f").splitlines()) >= 4
         assert "-t is 0x" in run_undo("-t", "1 hour ago", mount.root / "f", code=2)
         assert "No UNDO history found" in run_undo(mount.root / "never", code=1)
+
+
+@pytest.mark.golden
+def test_a_recorded_history_on_a_mount(golden: GoldenStore, tmp_path: Path) -> None:
+    image = golden.copy("history")
+    offline = ask("-f", image.spec, "deleted", "-r", "/")
+    log = ask("-f", image.spec, "log")
+    with mount_in(tmp_path, image.spec, "rw") as mount:
+        rows = ask("deleted", "-r", mount.root)
+        assert rows == [
+            {**row, "path": f"{mount.root}{row['path']}", "restore": f"{mount.root}{row['restore']}"} for row in offline
+        ]
+        assert ask("log", mount.root) == log
+        files = [row for row in rows if not row["lives_on"] and row["type"] == "file"]
+        [folder] = [row for row in rows if row["type"] == "dir"]
+        contents = {row["path"]: Path(row["restore"]).read_bytes() for row in files}
+        run_hammer("restore", "-r", mount.root)
+        late = {row["path"] for row in files if row["deleted_ts"] == folder["deleted_ts"]}
+        assert 10 < len(late) < len(files)
+        for row in files:
+            path = Path(row["path"])
+            if row["path"] not in late:  # from a directory that was deleted ten minutes later
+                assert not path.exists()
+                assert run_hammer("restore", row["restore"]) == "1 restored\n"
+            assert path.read_bytes() == contents[row["path"]]
+    check(image.volumes[0])
 
 
 def make_tree(top: Path) -> None:
