@@ -78,7 +78,7 @@ for top in ("hammerfs", "kernelcore", "mkfs", "tools"):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["hammer", "fstyp_hammer", "newfs_hammer", "mkfs.hammer", "fsck.hammer"])
+@pytest.mark.parametrize("command", ["hammer", "undo", "fstyp_hammer", "newfs_hammer", "mkfs.hammer", "fsck.hammer"])
 def test_commands_run(installed: Path, command: str) -> None:
     result = run(installed / command, "--help")
     assert result.returncode == 0
