@@ -16,7 +16,7 @@ from hammerfs.const import LOCALIZE_MISC, MAX_TID, OBJTYPE_DIRECTORY, RECTYPE_DA
 from hammerfs.dirent import decode_entry, entry_localization
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.fs import HammerFS
-from hammerfs.history import DeletedEntry, deleted_entries
+from hammerfs.history import DeletedEntry, deleted_entries, dir_history
 from hammerfs.inode import Inode, need_dir
 from hammerfs.keys import visible
 from hammerfs.manifest import TYPE_NAMES
@@ -294,6 +294,14 @@ class _Contents:
         self._fs = fs
         self._of: tuple[int, int] | None = None
         self._elms: list[LeafElm] = []
+        self._names: dict[tuple[int, int], set[int]] = {}
+
+    def names(self, directory: Inode) -> set[int]:
+        """TIDs at which names came to a directory or went."""
+        ident = directory.pfs_id, directory.obj_id
+        if ident not in self._names:
+            self._names[ident] = {moment.tid for moment in dir_history(self._fs.records, directory)}
+        return self._names[ident]
 
     def mark(self, inode: Inode) -> int:
         """Equal for versions of an object that hold the same."""
@@ -313,7 +321,7 @@ def _what_changed(contents: _Contents, before: Inode | None, inode: Inode) -> li
     words = []
     if inode.is_file and contents.mark(before) != contents.mark(inode):
         words.append("contents")
-    if inode.is_dir and before.asof != inode.asof and new.mtime != old.mtime:
+    if inode.is_dir and inode.asof in contents.names(inode):
         words.append("names")
     if old.mode != new.mode:
         words.append("mode")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hammerfs.asof import asof_suffix, parse_component
+from hammerfs.const import MAX_TID
 from hammerfs.errors import HammerError, NotFound, UsageError
 from hammerfs.maint.verbs_history import Past
 from hammerfs.reports import Row, join, plain_path
@@ -150,6 +151,7 @@ class Restorer:
         if tid is not None or is_past(os.fsdecode(folder)):
             if name in {b"", b".", b".."} and not self._recursive:
                 raise UsageError(f"{safe_name(path)} is a directory: -r restores what it held")
+            _check_past(tid, to)
             yield _Wanted(path, self._target(folder, name, to))
             return
         present = self._place.look(path)
@@ -163,6 +165,7 @@ class Restorer:
             if not sign or not name:
                 raise
             tid = self._asker.tid(os.fsdecode(folder or b"."), os.fsdecode(when))
+            _check_past(tid, to)
             yield _Wanted(_at(folder, name, tid), self._target(folder, name, to))
             return
         yield self._last_version(folder, last, rows, to, is_there=present is not None)
@@ -274,6 +277,12 @@ class Restorer:
                 source = os.fsencode(self._asker.place + row["restore"])
                 name = os.path.basename(os.fsencode(row["path"]))
                 self._restore(_Wanted(source, join(wanted.target, name), since))
+
+
+def _check_past(tid: int | None, to: bytes | None) -> None:
+    """Nothing is restored from the present to where it is."""
+    if tid == MAX_TID and to is None:
+        raise UsageError("that is the present: name a time before it, or another directory by --to")
 
 
 def _deletion(row: Row) -> int:

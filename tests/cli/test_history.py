@@ -260,7 +260,10 @@ def test_restore_on_an_image(image: Path) -> None:
     assert shown == ["/new/place/sub/deep", "1 restored"]
     assert run_hammer("-f", image, "cat", "/new/place/sub/deep") == "deep\n"
     assert run_hammer("-f", image, "ls", "-l", "/new/place").startswith("drwx--x--- ")
-    assert ask(image, "restore", "/d/big@@now") == {"restored": 0, "kept": 1, "failed": 0}
+    for text in ("/d/big@@now", "/d/big@@-1"):
+        assert "that is the present" in run_hammer("-f", image, "restore", "--force", text, code=2)
+    again = ask(image, "versions", "/d/big")[-1]["tid"]
+    assert ask(image, "restore", f"/d/big@@{again}") == {"restored": 0, "kept": 1, "failed": 0}
 
 
 def test_undo_of_images(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

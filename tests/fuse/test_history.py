@@ -223,6 +223,7 @@ def test_nothing_is_overwritten_unless_asked(mount: Mount) -> None:
     target.unlink()
     target.mkdir()
     assert "-r restores" in run_hammer("restore", f"{beside}@@{second}", code=1)
+    assert "that is the present" in run_hammer("restore", "--force", f"{beside}@@-1", "-r", code=2)
     assert "no TID (0x...)" in run_hammer("restore", f"{target}@@never", code=1)
     assert "never held" in run_hammer("restore", mount.root / "nothing", code=1)
 

@@ -221,6 +221,11 @@ def test_versions_fold_what_is_alike(lab: Lab) -> None:
     every = version_rows(fs, root, b"f", fold=False)
     assert [row["changed"] for row in every][2] == ["times"]
     assert len(every) == len(rows) + 1
+    folder = fs.mkdir(root, b"folder")
+    lab.point()
+    lab.file(folder, b"f")
+    lab.point()
+    assert ["names"] in [row["changed"] for row in version_rows(fs, root, b"folder")]
     with pytest.raises(NotFound, match="never held 'g'"):
         version_rows(fs, root, b"g")
 
