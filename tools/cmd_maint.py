@@ -1,4 +1,4 @@
-"""`hammer prune prune-everything reblock*`: giving space back, on a mount or an image."""
+"""`hammer prune prune-everything reblock* rebalance`: giving space back, on a mount or an image."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             "percent", nargs="?", type=_percent, default=100, help="empty big-blocks filled to less (default 100: all)"
         )
         reblock.set_defaults(run=run_reblock, what=None if what is None else [what])
+    rebalance = verbs.add_parser("rebalance", help="fill the nodes of the B-Tree evenly")
+    rebalance.add_argument("path", metavar="FS", help="anything in the PFS")
+    rebalance.add_argument("percent", nargs="?", type=_percent, default=85, help="how full: 50 to 100 (default 85)")
+    rebalance.set_defaults(run=run_rebalance)
 
 
 def _percent(text: str) -> int:
@@ -113,6 +117,23 @@ def run_reblock(args: argparse.Namespace) -> int:
     if stats["damaged"]:
         print(f"hammer: {args.verb}: {stats['damaged']} damaged payloads were not moved", file=sys.stderr)
         return 1
+    return _exit_code(done)
+
+
+def run_rebalance(args: argparse.Namespace) -> int:
+    """Rebalance the tree of a PFS."""
+    with open_session(args, args.path) as session:
+        done = run_pass(session, args, "rebalance", args.path, percent=args.percent)
+    if args.json:
+        print_json(_report(done))
+        return _exit_code(done)
+    print(f"rebalance start {_FIRST}")
+    print(f"Rebalance {safe_name(os.fsencode(args.path))} {_outcome(done)}")
+    print("Rebalance:")
+    print(f"    {done.stats['nodes']} B-Tree nodes scanned")
+    print(f"    {done.stats['removed']} B-Tree nodes deleted")
+    print("    0 collision retries")  # nobody else changes the tree meanwhile
+    print(f"    {done.stats['rebalanced']} B-Tree nodes rebalanced")
     return _exit_code(done)
 
 

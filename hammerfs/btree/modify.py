@@ -20,6 +20,7 @@ from hammerfs.btree.delete import remove_empty
 from hammerfs.btree.edit import COUNT_AT, Editor, NodeSpace, Path, UndoSpan
 from hammerfs.btree.mirror_tid import raise_mirror_tid
 from hammerfs.btree.node import Node
+from hammerfs.btree.rebalance import Repacked, repack
 from hammerfs.btree.search import BTree
 from hammerfs.btree.split import split_internal, split_leaf
 from hammerfs.const import (
@@ -188,6 +189,11 @@ class TreeWriter:
         self._leaf = None
         editor.retire(node)
         return moved.off
+
+    def repack(self, parent: Node, first: int, saturation: int) -> Repacked:
+        """Repack children of an internal node of the tree; see `rebalance.repack`."""
+        self._leaf = None
+        return repack(self._editor, parent, first, saturation)
 
     def seal(self) -> None:
         """The section ends: the checksums of what was changed in it."""

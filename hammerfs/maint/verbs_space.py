@@ -1,4 +1,4 @@
-"""The verbs that give space back: prune, prune-everything, reblock. Each works for a while and tells where to go on."""
+"""The verbs that give space back: prune, reblock, rebalance. Each works for a while and tells where to go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import NotFound, UsageError
 from hammerfs.maint import snapshots
 from hammerfs.maint.prune import Prune, PruneRange, prune_ranges
+from hammerfs.maint.rebalance import Rebalance
 from hammerfs.maint.reblock import Reblock, What
 from hammerfs.maint.sweep import SLICE_SECONDS, key_text, parse_key
 from hammerfs.maint.verb import Context, Verb
@@ -136,7 +137,20 @@ async def _reblock(
     }
 
 
+async def _rebalance(
+    ctx: Context, path: str, percent: int = 85, start: str | None = None, seconds: float = SLICE_SECONDS
+) -> dict[str, Any]:
+    """Fill the B-Tree nodes of the PFS that holds a path evenly, to so many percent."""
+    if not 50 <= percent <= 100:
+        raise UsageError(f"{percent} percent: nodes are filled to 50..100")
+    pfs_id = ctx.pfs_of(path)
+    rebalance = Rebalance(ctx.fs, pfs_id, percent)
+    at = await rebalance.run(None if start is None else parse_key(start), seconds)
+    return {"pfs": pfs_id, "saturation": rebalance.saturation, "next": key_text(at), "stats": rebalance.stats.as_dict()}
+
+
 VERBS = {
     "prune": Verb(_prune, fixes_time=True),
     "reblock": Verb(_reblock),
+    "rebalance": Verb(_rebalance),
 }

@@ -56,6 +56,11 @@ def moved(fs: WritableFS) -> None:
     whole(fs, "reblock", path="/")
 
 
+def balanced(fs: WritableFS) -> None:
+    whole(fs, "prune", path="/", everything=True)
+    whole(fs, "rebalance", path="/")
+
+
 @pytest.mark.parametrize(("version", "work"), [(2, moved), (7, moved), (7, pruned)])
 def test_snapshots_and_the_present_survive(version: int, work: Callable[[WritableFS], None]) -> None:
     media = fresh(version)
@@ -76,6 +81,20 @@ def test_snapshots_and_the_present_survive(version: int, work: Callable[[Writabl
         assert trees(fs, points) == want
 
     assert cut(media, work, check) > CUTS
+
+
+def test_a_tree_that_is_rebalanced_survives() -> None:
+    media = fresh()
+    fs = mount(media)
+    history(fs, 3)
+    churn(fs, 2)
+    want = trees(fs, [None])
+    fs.close()
+
+    def check(fs: WritableFS) -> None:
+        assert trees(fs, [None]) == want
+
+    assert cut(media, balanced, check) > CUTS
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (3, 7), (1, 2), (6, 7)])
