@@ -19,7 +19,7 @@ FAILED = 32
 _PROG = "mount_hammer"
 
 
-class _Parser(LineParser):
+class MountParser(LineParser):
     """With mount(8)'s exit code."""
 
     usage_code = WRONG_CALL
@@ -27,7 +27,7 @@ class _Parser(LineParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `mount_hammer`."""
-    parser = _Parser(
+    parser = MountParser(
         prog=_PROG,
         description="Mount a HAMMER volume set by FUSE.",
         epilog="Unmount with umount (root) or fusermount3 -u. Options of HAMMER: ro, pfs=N|LABEL, "
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-T", dest="tid", metavar="TID", help="mount as of this transaction id (as -o asof=TID)")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
     parser.add_argument("-d", "--debug", action="store_true", help="as -f, and log more")
+    parser.add_argument("--log-json", action="store_true", help="log lines of JSON to the terminal")
     parser.add_argument("volumes", nargs="+", metavar="VOL", help="the volumes, in any order, or one colon list")
     parser.add_argument("directory", metavar="DIR", help="where to mount")
     return parser
@@ -50,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec(name) is None:
             print(f"{_PROG}: mounting needs the package {name}: pip install 'hammerfs[mount]'", file=sys.stderr)
             return FAILED
-    from hammerfs.fuse.background import in_background, log_to_terminal
+    from hammerfs.fuse.background import in_background, log_to_terminal, notify_ready
 
-    log_to_terminal(logging.DEBUG if args.debug else logging.INFO)
+    log_to_terminal(logging.DEBUG if args.debug else logging.INFO, as_json=args.log_json)
 
     def work(ready: Callable[[], None]) -> int:
         return _mount(args, ready)
 
-    return work(_nothing) if args.foreground or args.debug else in_background(work)
+    return work(notify_ready) if args.foreground or args.debug else in_background(work)
 
 
 def _mount(args: argparse.Namespace, ready: Callable[[], None]) -> int:
@@ -78,10 +79,6 @@ def _mount(args: argparse.Namespace, ready: Callable[[], None]) -> int:
 
 def _tid(text: str) -> str:
     return text if text[:2].lower() == "0x" else f"0x{text}"
-
-
-def _nothing() -> None:
-    """Nobody waits."""
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,10 +57,32 @@ def _exit_code(work: Callable[[Callable[[], None]], int], ready: Callable[[], No
         logging.shutdown()
 
 
-def log_to_terminal(level: int) -> None:
+def notify_ready() -> None:
+    """Tell a service manager that waits for it (sd_notify(3)) that the mount works."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as err:
+            logging.getLogger("hammerfs").warning("the service manager can't be told: %s", err)
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": round(record.created, 6), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def log_to_terminal(level: int, *, as_json: bool = False) -> None:
     """Log to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("mount_hammer: %(message)s"))
+    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("mount_hammer: %(message)s"))
     _set_handler(handler, level)
 
 
