@@ -276,6 +276,11 @@ class Inodes:
         """The object if it is in memory."""
         return self._cached.get((pfs_id, obj_id, asof))
 
+    @property
+    def count(self) -> int:
+        """Inodes in memory."""
+        return len(self._cached)
+
     def add(self, inode: Inode) -> None:
         """A new object that no flush has written yet."""
         self._keep((inode.pfs_id, inode.obj_id, inode.asof), inode)

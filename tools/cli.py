@@ -40,13 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         cmd_raw,
         cmd_restore,
         cmd_snap,
+        cmd_stat,
         cmd_tree,
         cmd_volumes,
     )
 
     parser = LineParser(
         prog="hammer",
-        description="Look at HAMMER volumes offline, at any point of their history.",
+        description="Work on HAMMER file systems, mounted or in images, at any point of their history.",
         epilog="Exit codes: 0; 1 for an error, told in one line; 2 for a wrong call; 130 when interrupted.",
     )
     parser.add_argument(
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_copy.add_parsers(verbs)
     cmd_raw.add_parsers(verbs)
     cmd_snap.add_parsers(verbs)
+    cmd_stat.add_parsers(verbs)
     cmd_maint.add_parsers(verbs)
     cmd_pfs.add_parsers(verbs)
     cmd_mirror.add_parsers(verbs)

@@ -10,7 +10,16 @@ import os
 from typing import Any
 
 from hammerfs.errors import HammerError, UsageError
-from hammerfs.maint import snapshots, verbs_dedup, verbs_history, verbs_mirror, verbs_pfs, verbs_space, verbs_volumes
+from hammerfs.maint import (
+    snapshots,
+    verbs_dedup,
+    verbs_history,
+    verbs_mirror,
+    verbs_pfs,
+    verbs_space,
+    verbs_stat,
+    verbs_volumes,
+)
 from hammerfs.maint.verb import Context, Verb
 
 
@@ -86,6 +95,7 @@ VERBS = {
     **verbs_mirror.VERBS,
     **verbs_pfs.VERBS,
     **verbs_space.VERBS,
+    **verbs_stat.VERBS,
     **verbs_volumes.VERBS,
 }
 
