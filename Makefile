@@ -5,7 +5,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: demo test test-long bench lint types contracts clean
+PREFIX  ?= /usr/local
+SBINDIR ?= /sbin
+LIBDIR  := $(PREFIX)/lib/hammerfs
+COMMANDS := hammer newfs_hammer fstyp_hammer fsck_hammer mount_hammer
+HELPERS := mount.hammer mount.fuse.hammer umount.hammer umount.fuse.hammer fsck.hammer mkfs.hammer
+
+.PHONY: demo test test-long bench lint types contracts install uninstall clean
 
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
@@ -33,6 +39,23 @@ types: $(STAMP)
 
 contracts: $(STAMP)
 	$(BIN)/lint-imports
+
+# The program with all it needs in a folder of its own, links to it, and the helpers where mount(8) looks for them.
+install:
+	PYTHON=$(PYTHON) sh scripts/install-deps.sh
+	$(PYTHON) -m venv "$(LIBDIR)"
+	"$(LIBDIR)/bin/python" -m pip install -q --disable-pip-version-check '.[mount]'
+	mkdir -p "$(PREFIX)/bin" "$(SBINDIR)"
+	for name in $(COMMANDS); do ln -sf "$(LIBDIR)/bin/$$name" "$(PREFIX)/bin/$$name" || exit 1; done
+	for name in $(HELPERS); do ln -sf "$(LIBDIR)/bin/$$name" "$(SBINDIR)/$$name" || exit 1; done
+	for page in docs/man/*.[1-9]; do \
+		install -D -m 644 "$$page" "$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
+
+uninstall:
+	for name in $(COMMANDS); do rm -f "$(PREFIX)/bin/$$name"; done
+	for name in $(HELPERS); do rm -f "$(SBINDIR)/$$name"; done
+	for page in docs/man/*.[1-9]; do rm -f "$(PREFIX)/share/man/man$${page##*.}/$${page##*/}"; done
+	rm -rf "$(LIBDIR)"
 
 $(STAMP): pyproject.toml scripts/install-deps.sh
 	PYTHON=$(PYTHON) sh scripts/install-deps.sh

@@ -22,6 +22,8 @@ from tools.mount_hammer import FAILED, WRONG_CALL, MountParser
 from tools.mount_hammer import main as mount_hammer
 
 _PAUSE_S = 0.02
+_OF_KERNEL = ("user_id=", "group_id=", "rootmode=", "fd=", "blksize=", "subtype=")
+"""What mount(8) takes over from the table of mounts when it remounts."""
 
 
 def mount(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +79,8 @@ def _mount(args: argparse.Namespace) -> int:
     words = [word for text in args.options for word in text.split(",") if word]
     is_remount = "remount" in words
     words = [word for word in words if word != "remount" and (not args.sloppy or _is_known(word))]
+    if is_remount:
+        words = [word for word in words if not word.startswith(_OF_KERNEL)]
     options = parse_options([",".join(words)])
     check_mountpoint(os.path.realpath(args.directory))
     if args.fake:
