@@ -30,6 +30,7 @@ class _Verb(LineParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
     from tools import (
+        cmd_cleanup,
         cmd_copy,
         cmd_dedup,
         cmd_history,
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_mirror.add_parsers(verbs)
     cmd_dedup.add_parsers(verbs)
     cmd_volumes.add_parsers(verbs)
+    cmd_cleanup.add_parsers(verbs)
     return parser
 
 

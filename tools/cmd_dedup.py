@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -25,7 +26,9 @@ class _Extent(NamedTuple):
 
 
 @dataclass
-class _Totals:
+class Totals:
+    """What has been done; bytes, and numbers of extents."""
+
     referenced: int = 0
     allocated: int = 0
     skipped: int = 0
@@ -52,7 +55,7 @@ def run_dedup(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{name} running", flush=True)
     with open_session(args, args.path) as session:
-        totals = _Deduper(session, simulate=args.simulate).run(args.path)
+        totals = Deduper(session, simulate=args.simulate).run(args.path)
     ratio = totals.referenced / totals.allocated if totals.allocated else 1.0
     if args.json:
         print_json({**asdict(totals), "ratio": round(ratio, 4)})
@@ -79,7 +82,7 @@ def run_dedup(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Deduper:
+class Deduper:
     """Finds equal extents, and has all but the first of each kind given up.
 
     Args:
@@ -94,10 +97,10 @@ class _Deduper:
         """By checksum, length and zone: extents with different bytes."""
         self._seen: set[int] = set()
         """Addresses of extents that stay."""
-        self._totals = _Totals()
+        self._totals = Totals()
 
-    def run(self, path: str) -> _Totals:
-        """Go through a PFS."""
+    def run(self, path: str, deadline: float | None = None) -> Totals:
+        """Go through a PFS, or a part of it until `time.monotonic` says so."""
         start: str | None = None
         while True:
             reply = self._session.run("dedup-scan", path, start=start)
@@ -106,7 +109,7 @@ class _Deduper:
             while todo:
                 todo = self._round(todo)
             start = reply["next"]
-            if start is None:
+            if start is None or (deadline is not None and time.monotonic() >= deadline):
                 return self._totals
 
     def _round(self, todo: list[tuple[_Extent, int]]) -> list[tuple[_Extent, int]]:

@@ -1,10 +1,9 @@
-"""`hammer info version volume-list snapls config namekey*`: facts about an image."""
+"""`hammer info version volume-list snapls namekey*`: facts about an image."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
 from hammerfs.const import BIGBLOCK_SIZE, VERSION_MAX, VERSION_MIN
@@ -42,9 +41,6 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     snapls = verbs.add_parser("snapls", help="the snapshots of a PFS")
     _add_pfs_argument(snapls)
     snapls.set_defaults(run=run_snapls)
-    config = verbs.add_parser("config", help="the configuration text of a PFS")
-    _add_pfs_argument(config)
-    config.set_defaults(run=run_config)
     for verb, text in (
         ("namekey1", "name key by directory hash algorithm 0"),
         ("namekey2", "name key by directory hash algorithm 1"),
@@ -158,21 +154,6 @@ def _snapshots(args: argparse.Namespace) -> tuple[int, bytes, list[Snapshot]]:
         rows = found["snapshots"]
         snaps = [Snapshot(int(row["tid"], 16), row["ts_us"], os.fsencode(row["label"])) for row in rows]
         return found["pfs"], os.fsencode(session.place), snaps
-
-
-def run_config(args: argparse.Namespace) -> int:
-    """Print the configuration text; none is an error, as there is nothing to print."""
-    with open_fs(args) as fs:
-        pfs_id = parse_pfs_or_path(fs, args.pfs or args.where)
-        text = fs.config(pfs_id)
-    if args.json:
-        print_json({"pfs": pfs_id, "config": None if text is None else json_name(text)})
-    elif text is None:
-        print(f"hammer: config: PFS {pfs_id} has no configuration", file=sys.stderr)
-        return 1
-    else:
-        sys.stdout.write(text.decode("utf-8", "backslashreplace"))
-    return 0
 
 
 def run_namekey(args: argparse.Namespace) -> int:

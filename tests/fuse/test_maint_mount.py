@@ -166,3 +166,35 @@ def test_facts_and_a_version_upgrade_of_a_mount(tmp_path: Path) -> None:
         assert "current=7 " in run_hammer("version", mount.root)
         assert "no way back" in run_hammer("version-upgrade", mount.root, 6, code=1)
     assert "HAMMER Version      7" in run_hammer("-f", image, "info")
+
+
+def test_cleanup_and_its_configuration_on_a_mount(
+    mount: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, text = mount.root, tmp_path / "text"
+    assert "has no configuration" in run_hammer("config", root, code=1)
+    text.write_text("snapshots 1d 60d\nprune 1d 5m\n")
+    run_hammer("config", root, text)
+    assert run_hammer("config", root) == text.read_text()
+    text.write_text("nonsense\n")
+    assert "line 1" in run_hammer("config", root, text, code=2)
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "reblock 1d 5m" >> "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    run_hammer("viconfig", root)
+    assert run_hammer("config", root) == "snapshots 1d 60d\nprune 1d 5m\nreblock 1d 5m\n"
+    monkeypatch.setenv("VISUAL", "false")
+    assert "nothing was changed" in run_hammer("viconfig", root, code=2)
+    short = Path("/tmp") / f"hammer-cleanup-{os.getpid()}"
+    short.symlink_to(tmp_path)
+    try:
+        run_hammer("pfs-update", root, f"snapshots={short}/state")
+        (root / "file").write_text("kept")
+        said = run_hammer("cleanup", root)
+        assert [line.split("-")[-1].strip() for line in said.splitlines()[1:]] == ["run", "run", "run"]
+        (link,) = (path for path in (tmp_path / "state").iterdir() if path.is_symlink())
+        assert (link / "file").read_text() == "kept"
+        assert run_hammer("cleanup", root).count("skip") == 3
+    finally:
+        short.unlink()

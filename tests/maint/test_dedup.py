@@ -26,7 +26,7 @@ Out = pytest.CaptureFixture[str]
 
 
 def deduped(fs: WritableFS, *, simulate: bool = False) -> Any:
-    return cmd_dedup._Deduper(Here(fs), simulate=simulate).run("/")
+    return cmd_dedup.Deduper(Here(fs), simulate=simulate).run("/")
 
 
 def data(fs: WritableFS) -> list[LeafElm]:
@@ -93,7 +93,7 @@ def test_bytes_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     session = Here(fs)
     monkeypatch.setattr(session, "run", same_checksums)
-    totals = cmd_dedup._Deduper(session, simulate=False).run("/")
+    totals = cmd_dedup.Deduper(session, simulate=False).run("/")
     assert totals.records == len(elms) // 2
     assert totals.crc_collisions >= 2
     assert_same(tree(fs), want)
