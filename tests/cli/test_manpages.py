@@ -12,10 +12,15 @@ from pathlib import Path
 import pytest
 
 from mkfs.options import build_parser as newfs_parser
+from tools.mount_hammer import build_parser as mount_parser
 from tools.undo import build_parser as undo_parser
 
 MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
-PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {"newfs_hammer.8": newfs_parser, "undo.1": undo_parser}
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "mount_hammer.8": mount_parser,
+    "newfs_hammer.8": newfs_parser,
+    "undo.1": undo_parser,
+}
 _FLAG = re.compile(r"Fl (-?[A-Za-z][A-Za-z-]*)")
 pages = pytest.mark.parametrize("page", sorted(path.name for path in MAN.glob("*.[1-9]")))
 
