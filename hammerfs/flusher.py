@@ -13,51 +13,28 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from hammerfs.addr import localize
 from hammerfs.backend import Backend
 from hammerfs.changes import Changes
-from hammerfs.commit import Commit, Step, Write
+from hammerfs.commit import Commit, Step
 from hammerfs.const import REDO_TRUNC, REDO_WRITE, UNDO_SECTOR, VERSION_REDO
 from hammerfs.data import plan_read
 from hammerfs.dirty import LOG_LIMIT
+from hammerfs.disk_threads import DiskThreads, Submit, submit_inline
 from hammerfs.errors import ClosedError, HammerError
 from hammerfs.inode import DIRTY_ALL, Inode
 from hammerfs.ondisk.fifo import RedoRecord
 from hammerfs.transaction import TidCounter
 from hammerfs.undo_writer import UndoWriter
-from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
-from kernelcore.msgport import LwktMsg, domsg, initmsg, lwkt_port, replymsg, sendmsg, service_loop, waitmsg
 from kernelcore.sleep import tsleep, wakeup
-from kernelcore.thread import Thread, join, lwkt_create, lwkt_exit
+from kernelcore.thread import Thread, join, lwkt_create
 
 log = logging.getLogger("hammerfs")
-Submit = Callable[..., Awaitable[Any]]
-"""``await submit(fn, *args)`` makes a call that may wait for the media, here or on an I/O CPU."""
-_FAILED = 5
 _PAUSE_S = 0.1
 """Rest between the groups that take what large removed objects held from the media."""
-
-
-async def submit_inline(fn: Callable[..., Any], *args: Any) -> Any:
-    """Make the call here: for tools and tests, which have nothing else to do meanwhile."""
-    return fn(*args)
-
-
-class _DiskMsg(LwktMsg):
-    """Asks a slave to write, and to flush its volume behind that; without a volume it ends."""
-
-    __slots__ = ("error", "flush", "writes")
-
-    def __init__(self, writes: list[Write], *, flush: bool, reply_to: Any) -> None:
-        super().__init__()
-        initmsg(self, reply_to)
-        self.writes = writes
-        self.flush = flush
-        self.error: HammerError | None = None
 
 
 class _Job:
@@ -101,9 +78,8 @@ class Flusher:
         self._commit = commit
         self._undo = undo
         self._tids = tids
-        self._submit = submit
         self._master: Thread | None = None
-        self._slaves: dict[Volume, Thread] = {}
+        self._disks = DiskThreads(volumes, submit)
         self._started = self._done = self._wanted = 0
         self._is_stopping = False
         self._busy = False
@@ -126,8 +102,7 @@ class Flusher:
 
     async def start(self) -> None:
         """Create the threads."""
-        for volume in self._volumes:
-            self._slaves[volume] = lwkt_create(self._slave, volume, name=f"hmrflush{volume.vol_no}")
+        self._disks.start()
         self._master = lwkt_create(self._run, name="hmrmaster")
 
     async def stop(self) -> None:
@@ -137,10 +112,7 @@ class Flusher:
         if self._master is not None:
             await join(self._master)
             self._master = None
-        for thread in self._slaves.values():
-            await domsg(lwkt_port(thread), _DiskMsg([], flush=False, reply_to=lwkt_port()))
-            await join(thread)
-        self._slaves.clear()
+        await self._disks.stop()
 
     async def recover(self, operations: Callable[[], Iterable[RedoRecord]]) -> None:
         """Finish recovery by a commit, even if nothing has changed. Before it, nothing may be fsynced.
@@ -291,7 +263,7 @@ class Flusher:
         self.logs += 1
         self._logging += 1
         try:
-            await self._step(self._commit.log_step())
+            await self._disks.step(self._commit.log_step())
         except HammerError as err:
             self._fail(err)
             self._changes.check_sound()
@@ -463,7 +435,7 @@ class Flusher:
     async def _run_steps(self, steps: Iterable[Step]) -> None:
         try:
             for step in steps:
-                await self._step(step)
+                await self._disks.step(step)
         except HammerError as err:
             self._fail(err)
 
@@ -472,46 +444,3 @@ class Flusher:
         if self._changes.failed is None:
             self._changes.failed = err
             log.error("file system is read-only from now on: %s", err)
-
-    # Slaves
-
-    async def _step(self, step: Step) -> None:
-        """Have the slaves do a step, all volumes at a time.
-
-        Raises:
-            HammerError: A device failed.
-        """
-        msgs: list[_DiskMsg] = []
-        for volume, thread in self._slaves.items():
-            writes = [write for write in step.writes if write.volume is volume]
-            if writes or volume in step.flush:
-                msg = _DiskMsg(writes, flush=volume in step.flush, reply_to=lwkt_port())
-                sendmsg(lwkt_port(thread), msg)
-                msgs.append(msg)
-        for msg in msgs:
-            await waitmsg(msg)
-        for msg in msgs:
-            if msg.error is not None:
-                raise msg.error
-
-    async def _slave(self, volume: Volume) -> None:
-        async def serve(msg: _DiskMsg) -> int:
-            if not msg.writes and not msg.flush:
-                replymsg(msg, 0)
-                lwkt_exit()
-            try:
-                await self._submit(_write_out, volume, msg.writes, msg.flush)
-            except HammerError as err:
-                msg.error = err
-                return _FAILED
-            return 0
-
-        await service_loop(lwkt_port(), serve)
-
-
-def _write_out(volume: Volume, writes: list[Write], flush: bool) -> None:
-    dev = volume.dev
-    for _, byte_off, buffers in writes:
-        dev.pwritev(byte_off, buffers)
-    if flush:
-        dev.flush()

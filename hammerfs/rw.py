@@ -21,9 +21,10 @@ from hammerfs.commit import Commit
 from hammerfs.const import BIGBLOCK_SIZE, BUFSIZE, LOCALIZE_INODE, RECTYPE_INODE
 from hammerfs.device.base import Device
 from hammerfs.device.open import open_devices
+from hammerfs.disk_threads import Submit, submit_inline
 from hammerfs.errors import CorruptError, UsageError
 from hammerfs.filewrite import FileWriter, SetAttr
-from hammerfs.flusher import Flusher, Submit, submit_inline
+from hammerfs.flusher import Flusher
 from hammerfs.fs import HammerFS, Spec, Statfs
 from hammerfs.inode import DIRTY_ALL, DIRTY_CONTENTS, Inode
 from hammerfs.keys import MAX_INT64, MIN_INT64
