@@ -78,8 +78,9 @@ def run_config(args: argparse.Namespace) -> int:
     if args.file is not None:
         text = sys.stdin.read() if args.file == "-" else _read(args.file)
         parse_config(text)
-        with open_session(args, args.where) as session:
-            session.run("config", args.where, text=text)
+        where = "/" if args.volumes and args.where == "0" else args.where
+        with open_session(args, where) as session:
+            session.run("config", where, text=text)
         return 0
     if args.volumes:
         with open_fs(args) as fs:

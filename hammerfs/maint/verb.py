@@ -6,7 +6,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from hammerfs.errors import NotFound
+from hammerfs.const import MAX_TID
+from hammerfs.errors import NotFound, UsageError
 from hammerfs.inode import Inode
 from hammerfs.rw import WritableFS
 from hammerfs.symlink import softlink_pfs, stored_target
@@ -66,3 +67,18 @@ class Verb(NamedTuple):
     run: Callable[..., Awaitable[Any]]
     fixes_time: bool = False
     needs_owner: bool = True
+
+
+def tid_of(text: str) -> int:
+    """A TID as a verb gets it: hex digits, with ``0x`` or without.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        tid = int(text, 16)
+    except ValueError:
+        tid = -1
+    if not 0 <= tid <= MAX_TID:
+        raise UsageError(f"'{text}' is no TID")
+    return tid

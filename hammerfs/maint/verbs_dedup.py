@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hammerfs.errors import UsageError
 from hammerfs.maint.dedup import Dedup, extents
 from hammerfs.maint.sweep import key_text, parse_key
 from hammerfs.maint.verb import Context, Verb
@@ -20,6 +21,8 @@ async def _scan(ctx: Context, path: str, start: str | None = None) -> dict[str, 
 
 async def _dedup(ctx: Context, pairs: list[list[str]]) -> dict[str, Any]:
     """Have the second record of each pair refer to the first one's extent, if the bytes are the same."""
+    if any(len(pair) != 2 for pair in pairs):
+        raise UsageError("dedup takes pairs of keys")
     keys = [(parse_key(one), parse_key(other)) for one, other in pairs]
     return {"outcomes": [outcome.value for outcome in await Dedup(ctx.fs, keys).run()]}
 

@@ -12,7 +12,7 @@ from hammerfs.maint import pfs_admin
 from hammerfs.maint.mirror_read import read_piece
 from hammerfs.maint.mirror_write import MirrorWriter, check_round
 from hammerfs.maint.sweep import key_text, parse_key
-from hammerfs.maint.verb import Context, Verb
+from hammerfs.maint.verb import Context, Verb, tid_of
 from hammerfs.ondisk.mirror import decode_stream
 
 MOST_BYTES = 512 << 10
@@ -33,7 +33,7 @@ async def _read(
     key = None if start is None else parse_key(start)
     with ctx.fs.cache.section():
         ctx.fs.pfs.get(pfs)
-        piece = read_piece(ctx.fs, pfs, int(tid_beg, 16), int(tid_end, 16), key, min(nbytes, MOST_BYTES))
+        piece = read_piece(ctx.fs, pfs, tid_of(tid_beg), tid_of(tid_end), key, min(nbytes, MOST_BYTES))
     return {"data": base64.b64encode(piece.data).decode("ascii"), "next": key_text(piece.at)}
 
 
@@ -41,12 +41,12 @@ async def _write(
     ctx: Context, pfs: int, shared_uuid: str, data: str, tid_beg: str, tid_end: str, start: str | None = None
 ) -> dict[str, Any]:
     """Apply whole records of a stream, in base64, to a slave."""
-    check_round(ctx.fs, pfs, bytes.fromhex(shared_uuid))
+    check_round(ctx.fs, pfs, _uuid(shared_uuid))
     try:
         raw = base64.b64decode(data, validate=True)
     except binascii.Error as err:
         raise UsageError(f"mirror-write: {err}") from None
-    writer = MirrorWriter(ctx.fs, pfs, int(tid_beg, 16), int(tid_end, 16))
+    writer = MirrorWriter(ctx.fs, pfs, tid_of(tid_beg), tid_of(tid_end))
     key = None if start is None else parse_key(start)
     at = await writer.apply((record for _, record in decode_stream(raw)), key)
     return {"next": key_text(at), "stats": writer.stats}
@@ -54,14 +54,21 @@ async def _write(
 
 async def _synced(ctx: Context, pfs: int, shared_uuid: str, tid: str) -> dict[str, Any]:
     """A slave is complete up to a TID."""
-    check_round(ctx.fs, pfs, bytes.fromhex(shared_uuid))
+    check_round(ctx.fs, pfs, _uuid(shared_uuid))
     with ctx.fs.cache.section():
-        if int(tid, 16) < ctx.fs.pfs.get(pfs).sync_end_tid:
+        if tid_of(tid) < ctx.fs.pfs.get(pfs).sync_end_tid:
             raise InvalidError(f"the slave is complete up to a later TID than {tid}")
-    ctx.fs.tids.raise_to(int(tid, 16))
-    await pfs_admin.update(ctx.fs, pfs, [f"sync-end-tid={tid_text(int(tid, 16))}"])
+    ctx.fs.tids.raise_to(tid_of(tid))
+    await pfs_admin.update(ctx.fs, pfs, [f"sync-end-tid={tid_text(tid_of(tid))}"])
     await ctx.fs.flusher.settle()
     return pfs_admin.status(ctx.fs, pfs)
+
+
+def _uuid(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"'{text}' is no UUID in hex digits") from None
 
 
 VERBS = {

@@ -14,7 +14,7 @@ from hammerfs.maint.prune import Prune, PruneRange, prune_ranges
 from hammerfs.maint.rebalance import Rebalance
 from hammerfs.maint.reblock import Reblock, What
 from hammerfs.maint.sweep import SLICE_SECONDS, key_text, parse_key
-from hammerfs.maint.verb import Context, Verb
+from hammerfs.maint.verb import Context, Verb, tid_of
 from hammerfs.symlink import linked_tid
 
 _OLD_FOLDER = b"snapshots"
@@ -52,7 +52,7 @@ async def _prune(
     fs, pfs_id = ctx.fs, ctx.pfs_of(path)
     wanted: list[PruneRange] | None = None
     if not everything and ranges is not None:
-        wanted = [PruneRange(int(beg, 16), int(end, 16)) for beg, end in ranges]
+        wanted = [PruneRange(tid_of(beg), tid_of(end)) for beg, end in _pairs(ranges)]
     elif not everything:
         with fs.cache.section():
             snaps = _snapshots(ctx, pfs_id, directory, zip(targets or (), times or (), strict=False))
@@ -71,6 +71,13 @@ async def _prune(
         "next": key_text(at),
         "stats": prune.stats.as_dict(),
     }
+
+
+def _pairs(words: list[list[str]]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        if len(word) != 2:
+            raise UsageError(f"{word} is no pair")
+        yield word[0], word[1]
 
 
 def _snapshots(

@@ -12,9 +12,12 @@ import pytest
 from hammerfs.errors import UsageError
 from hammerfs.rw import WritableFS
 from tests.enginelab import assert_sound, fresh, mount, tree
+from tests.golden import GoldenStore
 from tests.maint.lab import Here, history, verb
 from tools import cleanup
 from tools.cleanup import DEFAULT, Cleanup, Line, is_due, parse_config
+from tools.cli import main
+from tools.fsck.check import check
 
 DAY = 86400
 
@@ -143,3 +146,18 @@ def test_below_version_3_the_text_is_a_file_and_a_snapshot_a_softlink() -> None:
         time.sleep(1.1)
         assert clean(fs, folder, force=True)[1:] == ["snapshots - run (1 expired)"]
     fs.close()
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("where", ["0", "/"])
+def test_the_text_of_an_image_is_set_from_a_file(
+    golden: GoldenStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    image, text = golden.copy("snapshots"), tmp_path / "text"
+    text.write_text("prune 1d 5m\n")
+    assert main(["-f", image.spec, "config", where, str(text)]) == 0
+    assert main(["-f", image.spec, "config", where]) == 0
+    assert capsys.readouterr().out == "prune 1d 5m\n"
+    assert main(["-f", image.spec, "config", where, str(tmp_path / "nothing")]) == 2
+    assert main(["-f", image.spec, "cleanup"]) == 2
+    assert [f for f in check(image.spec, data=True) if f.is_error] == []

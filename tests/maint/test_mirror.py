@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hammerfs.const import RECTYPE_INODE
-from hammerfs.errors import CorruptError, InvalidError, NotFound
+from hammerfs.errors import CorruptError, InvalidError, NotFound, UsageError
 from hammerfs.fs import HammerFS
 from hammerfs.maint import mirror_read, mirror_write
 from hammerfs.maint.mirror_read import read_piece
@@ -322,6 +322,29 @@ def test_masters_and_strangers_take_no_stream() -> None:
         verb(pair.master, "mirror-write", pfs=1, shared_uuid="00" * 16, **words)
     with pytest.raises(NotFound):
         verb(pair.master, "mirror-write", pfs=9, shared_uuid="00" * 16, **words)
+    pair.close()
+
+
+def test_arguments_that_make_no_sense() -> None:
+    pair = Pair()
+    good: dict[str, Any] = {"pfs": 1, "shared_uuid": "00" * 16, "data": "", "tid_beg": "0x1", "tid_end": "0x2"}
+    for name, value in (("shared_uuid", "xy"), ("tid_beg", "one"), ("tid_end", "-1"), ("start", "1:2")):
+        if name == "shared_uuid":
+            words = {**good, name: value}
+        else:
+            words = {**good, "shared_uuid": pair.slave.pfs.get(1).shared_uuid.hex(), name: value}
+        with pytest.raises(UsageError):
+            verb(pair.slave, "mirror-write", **words)
+    with pytest.raises(UsageError):
+        verb(pair.slave, "mirror-write", **{**words, "start": None, "data": "%%%"})
+    for name, args in (
+        ("prune", {"path": "/", "ranges": [["0x1"]]}),
+        ("prune", {"path": "/", "ranges": [["0x1", "zz"]]}),
+        ("dedup", {"pairs": [["1:1:1:1:1"]]}),
+        ("snaprm", {"path": "/", "tids": ["first"]}),
+    ):
+        with pytest.raises(UsageError):
+            verb(pair.master, name, **args)
     pair.close()
 
 
