@@ -205,17 +205,20 @@ class WritableOperations(Operations):
     ) -> EntryAttributes:
         """Change what stat shows."""
         node = await self._live_node(inode)
+        found = await self._inode(node)
+        # With a size that changes the kernel sends the time; else it has it as it was
+        resized = fields.update_size and (fields.update_mtime or attr.st_size != found.size)
         new = SetAttr(
             stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             attr.st_uid if fields.update_uid else None,
             attr.st_gid if fields.update_gid else None,
             None,
-            attr.st_size if fields.update_size else None,
+            attr.st_size if resized else None,
             _microseconds(attr.st_atime_ns) if fields.update_atime else None,
             _microseconds(attr.st_mtime_ns) if fields.update_mtime else None,
             _microseconds(attr.st_ctime_ns) if fields.update_ctime else None,
         )
-        await self._change(self._fs.setattr, await self._inode(node), new)
+        await self._change(self._fs.setattr, found, new)
         if fields.update_mtime:
             self._kernel_times.pop(inode, None)
         self._touched(inode)
