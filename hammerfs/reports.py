@@ -6,48 +6,38 @@ Names are text as `os.fsdecode` makes it, TIDs as they are printed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hammerfs.addr import localize, tid_text
 from hammerfs.asof import asof_suffix, parse_component
 from hammerfs.const import LOCALIZE_MISC, MAX_TID, OBJTYPE_DIRECTORY, RECTYPE_DATA, RECTYPE_DIRENTRY
 from hammerfs.dirent import decode_entry, entry_localization
-from hammerfs.errors import HammerError, UsageError
+from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.history import DeletedEntry, deleted_entries, dir_history
 from hammerfs.inode import Inode, need_dir
 from hammerfs.keys import visible
 from hammerfs.manifest import TYPE_NAMES
 from hammerfs.ondisk.node import LeafElm
-from hammerfs.treediff import Change, changes_back, diff
+from hammerfs.treediff import Change, by_path, changes_back
 from hammerfs.versions import Life, lives, name_versions
 
 Row = dict[str, Any]
 
 
-def diff_rows(fs: HammerFS, pfs_id: int, first: int, last: int, below: bytes = b"/") -> list[Row]:
-    """Differences between two points in time.
+def diff_rows(changes: Iterable[Change], below: bytes = b"/") -> list[Row]:
+    """Differences between two points in time, by path.
 
     Args:
-        fs: The file system.
-        pfs_id: The PFS.
-        first: TID of the one.
-        last: TID of the other; MAX_TID for the head.
+        changes: What `diff` found.
         below: Only what lies below this path (from the root of the PFS).
-
-    Raises:
-        UsageError: The first is not before the second.
-        HammerError: Something on the way is damaged.
     """
-    if first >= last:
-        raise UsageError("the first point in time is not before the second")
-    return [_change_row(change) for change in diff(fs, pfs_id, first, last) if _is_below(change, below)]
+    return [_change_row(change) for change in sorted(changes, key=by_path) if _is_below(change, below)]
 
 
-def log_rows(fs: HammerFS, pfs_id: int, below: bytes = b"/", most: int | None = None) -> Iterator[Row]:
-    """What changed and when, the newest first.
+def log_rows(fs: HammerFS, pfs_id: int, below: bytes = b"/", most: int | None = None) -> Iterator[Row | None]:
+    """What changed and when, the newest first; None after each TID, so that whoever reads may pause.
 
     Args:
         fs: The file system.
@@ -58,13 +48,15 @@ def log_rows(fs: HammerFS, pfs_id: int, below: bytes = b"/", most: int | None = 
     Raises:
         HammerError: Something on the way is damaged.
     """
-    rows = (
-        {**_change_row(change), "ts": ts}
-        for ts, changes in changes_back(fs, pfs_id)
-        for change in changes
-        if _is_below(change, below)
-    )
-    yield from islice(rows, most)
+    left = most
+    for step in changes_back(fs, pfs_id):
+        rows = [{**_change_row(change), "ts": step.ts} for change in step.changes if _is_below(change, below)][:left]
+        yield from rows
+        if left is not None:
+            left -= len(rows)
+            if not left:
+                return
+        yield None
 
 
 def _is_below(change: Change, folder: bytes) -> bool:

@@ -97,8 +97,8 @@ def changed_elements(tree: BTree, pfs_id: int, first: int, last: int) -> Iterato
         stack.extend(reversed(below))
 
 
-def diff(fs: HammerFS, pfs_id: int, first: int, last: int) -> list[Change]:
-    """Differences between two points in time, by path.
+def diff(fs: HammerFS, pfs_id: int, first: int, last: int) -> Iterator[Change]:
+    """Differences between two points in time, in no order.
 
     Args:
         fs: The file system; of one that is written to, what has been flushed.
@@ -110,12 +110,21 @@ def diff(fs: HammerFS, pfs_id: int, first: int, last: int) -> list[Change]:
         CorruptError: Something on the way is damaged.
         BufferMiss: As `BufferCache.bread`.
     """
-    elms = changed_elements(fs.tree, pfs_id, first, last)
-    return sorted(_Diff(fs, Paths(fs, pfs_id), pfs_id, first, last).run(elms), key=_by_path)
+    yield from _Diff(fs, Paths(fs, pfs_id), pfs_id, first, last).run(changed_elements(fs.tree, pfs_id, first, last))
 
 
-def changes_back(fs: HammerFS, pfs_id: int) -> Iterator[tuple[int, list[Change]]]:
-    """All changes of a PFS, one TID after the other, the newest first: its time (Unix seconds) and what it changed.
+class Step(NamedTuple):
+    """All that one TID changed."""
+
+    tid: int
+    ts: int
+    """Unix seconds."""
+    changes: list[Change]
+    """By path; empty when no name and no object is concerned."""
+
+
+def changes_back(fs: HammerFS, pfs_id: int) -> Iterator[Step]:
+    """All changes of a PFS, one TID after the other, the newest first.
 
     The past is gone through in windows that grow, so that the newest changes come soon.
 
@@ -134,9 +143,7 @@ def changes_back(fs: HammerFS, pfs_id: int) -> Iterator[tuple[int, list[Change]]
                     groups.setdefault(tid, (ts, []))[1].append(elm)
         for tid in sorted(groups, reverse=True):
             ts, elms = groups[tid]
-            changes = sorted(_Diff(fs, paths, pfs_id, tid - 1, tid).run(elms), key=_by_path)
-            if changes:
-                yield ts, changes
+            yield Step(tid, ts, sorted(_Diff(fs, paths, pfs_id, tid - 1, tid).run(elms), key=by_path))
         span *= _SPAN_GROWTH
         last, first = first, max(first - span, 0)
 
@@ -298,5 +305,6 @@ def _own(inode: Inode) -> tuple[object, ...]:
     return data.mode, data.uid, data.gid, data.uflags
 
 
-def _by_path(change: Change) -> tuple[bytes, str]:
+def by_path(change: Change) -> tuple[bytes, str]:
+    """Order of changes."""
     return change.path, change.kind

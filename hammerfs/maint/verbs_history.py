@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+from hammerfs import treediff
 from hammerfs.addr import tid_text
 from hammerfs.asof import asof_suffix, parse_component
 from hammerfs.const import MAX_TID
@@ -21,6 +23,10 @@ from hammerfs.treediff import Paths
 from hammerfs.viewspec import parse_asof
 from kernelcore.sched import lwkt_user_yield
 
+T = TypeVar("T")
+SLICE_SECONDS = 0.1
+"""How long others wait for a question, about."""
+
 
 class Past:
     """What a question is about.
@@ -28,7 +34,7 @@ class Past:
     Args:
         fs: The file system.
         root: Where paths start.
-        patient: Whether a look through all moments may be broken off (BufferMiss), to be taken up again.
+        patient: Whether a long search may be broken off (BufferMiss), to be taken up again.
     """
 
     def __init__(self, fs: HammerFS, root: Inode, *, patient: bool = False) -> None:
@@ -36,6 +42,9 @@ class Past:
         self.root = root
         self._patient = patient
         self._points: dict[int, FlushPoints] = {}
+        self._steps: Iterator[Any] | None = None
+        self._found: list[Any] = []
+        self._newest = 0
 
     def find(self, path: str, *, follow: bool = False) -> Inode:
         """The object a path leads to.
@@ -92,6 +101,32 @@ class Past:
         points = self._points.setdefault(pfs_id, FlushPoints(self.fs.records, pfs_id))
         return parse_asof(self.fs, pfs_id, text, points, patient=self._patient)
 
+    def collect(self, make: Callable[[], Iterator[T]]) -> list[T]:
+        """All that an iterator yields. A patient one is broken off after a while, and taken up where it was.
+
+        What was found is kept meanwhile. If something was flushed in between it is all done again, in one go.
+
+        Args:
+            make: Makes the iterator.
+
+        Raises:
+            BufferMiss: Broken off.
+            HammerError: What the iterator raises.
+        """
+        steps, patient = self._steps, self._patient
+        if steps is None or self._newest != self.fs.newest_tid:
+            patient &= steps is None
+            self._newest, self._found = self.fs.newest_tid, []
+            steps = make()
+        deadline, found = time.monotonic() + SLICE_SECONDS, self._found
+        self._steps = None  # whatever ends this but a break, the next question begins anew
+        for row in steps:
+            found.append(row)
+            if patient and time.monotonic() > deadline:
+                self._steps = steps
+                raise BufferMiss([])
+        return found
+
 
 def history(past: Past, path: str, offset: int | None = None, length: int | None = None) -> Row:
     """TIDs at which an object, or a range of a file, changed."""
@@ -133,8 +168,11 @@ def _rooted(path: str) -> bytes:
 def diff(past: Past, path: str, older: str, newer: str) -> list[Row]:
     """What differs between two points in time, at a path and below it."""
     pfs_id, below = past.place(path)
-    rows = diff_rows(past.fs, pfs_id, past.tid(pfs_id, older), past.tid(pfs_id, newer), below)
-    return [_led(past, pfs_id, row) for row in rows]
+    first, last = past.tid(pfs_id, older), past.tid(pfs_id, newer)
+    if first >= last:
+        raise UsageError(f"'{older}' is not before '{newer}'")
+    changes = past.collect(lambda: treediff.diff(past.fs, pfs_id, first, last))
+    return [_led(past, pfs_id, row) for row in diff_rows(changes, below)]
 
 
 def log(past: Past, path: str, most: int) -> list[Row]:
@@ -142,7 +180,8 @@ def log(past: Past, path: str, most: int) -> list[Row]:
     if most < 1:
         raise UsageError("log: at least one row")
     pfs_id, below = past.place(path)
-    return [_led(past, pfs_id, row) for row in log_rows(past.fs, pfs_id, below, most)]
+    rows = past.collect(lambda: log_rows(past.fs, pfs_id, below, most))
+    return [_led(past, pfs_id, row) for row in rows if row is not None]
 
 
 def _led(past: Past, pfs_id: int, row: Row) -> Row:
