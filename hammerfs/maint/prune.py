@@ -7,8 +7,8 @@ What is newer than the newest snapshot stays. `prune-everything` leaves nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from hammerfs.btree.iterate import scan_reverse
 from hammerfs.const import MAX_TID, RECTYPE_DIRENTRY, RECTYPE_INODE
@@ -34,10 +34,6 @@ class PruneStats:
     """Pruned ones that are no directory entries."""
     entries: int = 0
     nbytes: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures by name."""
-        return asdict(self)
 
 
 def prune_ranges(snaps: Iterable[tuple[int, float]], prune_min: int, now: float) -> list[PruneRange]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from hammerfs.btree.node import Node
 from hammerfs.changes import SLOP_REBLOCK
@@ -23,10 +22,6 @@ class RebalanceStats:
     removed: int = 0
     rebalanced: int = 0
     """Children that hold other elements than before."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures by name."""
-        return asdict(self)
 
 
 class Rebalance:

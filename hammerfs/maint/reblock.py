@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Flag, auto
-from typing import Any
 
 from hammerfs.addr import zone_of
 from hammerfs.btree.node import Node
@@ -77,10 +76,6 @@ class ReblockStats:
     nbytes_moved: int = 0
     damaged: int = 0
     """Payloads with wrong checksums, which stay."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures by name."""
-        return asdict(self)
 
 
 class Reblock:

@@ -20,7 +20,7 @@ from hammerfs.maint import (
     verbs_stat,
     verbs_volumes,
 )
-from hammerfs.maint.verb import Context, Verb
+from hammerfs.maint.verb import Context, Verb, tid_of
 
 
 async def _synctid(ctx: Context) -> dict[str, str]:
@@ -47,15 +47,8 @@ async def _snapls(ctx: Context, path: str) -> dict[str, Any]:
 async def _snaprm(ctx: Context, path: str, tids: list[str]) -> dict[str, Any]:
     """Remove snapshots from the PFS that holds a path."""
     pfs_id = ctx.find(path).pfs_id
-    await snapshots.remove(ctx.fs, pfs_id, [_tid(tid) for tid in tids])
+    await snapshots.remove(ctx.fs, pfs_id, [tid_of(tid) for tid in tids])
     return {"pfs": pfs_id, "removed": tids}
-
-
-def _tid(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise UsageError(f"snaprm: '{text}' is no TID") from None
 
 
 async def _config(ctx: Context, path: str, text: str | None = None) -> dict[str, Any]:

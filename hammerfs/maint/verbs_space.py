@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from hammerfs.addr import tid_text
@@ -69,7 +70,7 @@ async def _prune(
         "prune_min": fs.pfs.get(pfs_id).prune_min,
         "ranges": None if wanted is None else [[tid_text(one.beg), tid_text(one.end)] for one in wanted],
         "next": key_text(at),
-        "stats": prune.stats.as_dict(),
+        "stats": asdict(prune.stats),
     }
 
 
@@ -140,7 +141,7 @@ async def _reblock(
         "pfs": pfs_id,
         "free_level": reblock.free_level,
         "next": key_text(at),
-        "stats": reblock.stats.as_dict(),
+        "stats": asdict(reblock.stats),
     }
 
 
@@ -153,7 +154,7 @@ async def _rebalance(
     pfs_id = ctx.pfs_of(path)
     rebalance = Rebalance(ctx.fs, pfs_id, percent)
     at = await rebalance.run(None if start is None else parse_key(start), seconds)
-    return {"pfs": pfs_id, "saturation": rebalance.saturation, "next": key_text(at), "stats": rebalance.stats.as_dict()}
+    return {"pfs": pfs_id, "saturation": rebalance.saturation, "next": key_text(at), "stats": asdict(rebalance.stats)}
 
 
 VERBS = {

@@ -136,7 +136,7 @@ def test_others_may_only_look(mount: Mount) -> None:
         (b'{"verb": "snap", "args": {"path": 7}}\n', "snap: "),
         (b'{"verb": "snap", "args": {"path": "/", "label": {}}}\n', "snap: "),
         (b'{"verb": "snapls", "args": {"path": "/none"}}\n', "none"),
-        (b'{"verb": "snaprm", "args": {"path": "/", "tids": ["x"]}}\n', "snaprm: "),
+        (b'{"verb": "snaprm", "args": {"path": "/", "tids": ["x"]}}\n', "'x' is no TID"),
         (b'{"verb": "snaprm", "args": {"path": "/", "tids": ["0x0000000100000001"]}}\n', "is no snapshot"),
         (b'{"verb": "snaprm", "args": {"path": "/", "tids": [7]}}\n', "snaprm: "),
         (b'{"verb": "chflags", "args": {"path": "/", "uflags": "all"}}\n', "chflags: "),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hammerfs.maint.verb import Context
@@ -80,3 +81,9 @@ def churn(fs: WritableFS, rounds: int) -> list[int]:
                 fs.write(fs.iget(name.pfs_id, name.obj_id), 0, b"round %d" % number)
         tids.append(fs.sync())
     return tids
+
+
+def entry_texts(entries: Iterable[dict[str, Any]], ignored: frozenset[str] = frozenset({"atime_us"})) -> list[str]:
+    """A tree of a manifest as texts that compare, in one order."""
+    kept = ({name: value for name, value in entry.items() if name not in ignored} for entry in entries)
+    return sorted(json.dumps(entry, sort_keys=True) for entry in kept)

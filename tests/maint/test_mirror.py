@@ -25,7 +25,7 @@ from hammerfs.rw import WritableFS
 from mkfs.cli import main as newfs
 from tests.enginelab import Tree, assert_same, assert_sound, fresh, mount, node_of
 from tests.golden import GoldenStore
-from tests.maint.lab import verb, whole
+from tests.maint.lab import entry_texts, verb, whole
 from tools.cli import main
 from tools.fsck.check import check
 from tools.mirrorstream import round_end, round_head
@@ -118,11 +118,7 @@ def test_writing_gives_the_recorded_slave(
         assert json.loads(capsys.readouterr().out)["sync_end_tid"] == f"0x{STREAMS[name][1]:016x}"
     assert main(["-f", str(disk), "manifest", "--root", "/copy/"]) == 0
     got = json.loads(capsys.readouterr().out)["trees"]["/copy/"]
-
-    def texts(entries: list[dict[str, Any]]) -> list[str]:
-        return sorted(json.dumps({k: v for k, v in e.items() if k != "atime_us"}, sort_keys=True) for e in entries)
-
-    assert texts(got) == texts(want)
+    assert entry_texts(got) == entry_texts(want)
     assert [f for f in check(str(disk), data=True) if f.is_error] == []
 
 

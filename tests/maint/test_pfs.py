@@ -17,20 +17,19 @@ from hammerfs.maint.sweep import pfs_keys
 from hammerfs.rw import WritableFS
 from tests.enginelab import assert_sound, fresh, mount, tree
 from tests.golden import GoldenImage, GoldenStore
-from tests.maint.lab import verb, whole
+from tests.maint.lab import entry_texts, verb, whole
 from tools.cli import main
 from tools.fsck.check import check
 
 Out = pytest.CaptureFixture[str]
 FIRST_SYNC, SECOND_SYNC = "0x00000001000200b0", "0x00000001000381f0"
-IGNORED = {"atime_us", "st_mtime_us"}
+IGNORED = frozenset({"atime_us", "st_mtime_us"})
 """A slave is seen in the past, where all times are the ctime; the master it becomes is not."""
 SHARED = "9ef78e50-ec06-794e-a60b-62dda7d04bde"
 
 
 def entries(found: list[dict[str, Any]]) -> list[str]:
-    kept = ({k: v for k, v in entry.items() if k not in IGNORED} for entry in found)
-    return sorted(json.dumps(entry, sort_keys=True) for entry in kept)
+    return entry_texts(found, IGNORED)
 
 
 def seen(image: GoldenImage, root: str, out: Out) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from hammerfs.ondisk.node import LeafElm
 from hammerfs.rw import WritableFS
 from tests.enginelab import abandon, assert_same, assert_sound, fresh, mount, tree
 from tests.golden import GoldenImage, GoldenStore
-from tests.maint.lab import churn, history, trees, verb, whole
+from tests.maint.lab import churn, entry_texts, history, trees, verb, whole
 from tools.cli import main
 from tools.fsck.check import check
 
@@ -46,11 +47,8 @@ def manifest(image: GoldenImage, roots: list[str], out: Out) -> dict[str, list[s
     return comparable(json.loads(out.readouterr().out)["trees"])
 
 
-def comparable(found: dict[str, list[dict[str, object]]]) -> dict[str, list[str]]:
-    return {
-        root: sorted(json.dumps({k: v for k, v in e.items() if k != "atime_us"}, sort_keys=True) for e in entries)
-        for root, entries in found.items()
-    }
+def comparable(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
+    return {root: entry_texts(entries) for root, entries in found.items()}
 
 
 def tree_text(text: str) -> list[str]:
