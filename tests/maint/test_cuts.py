@@ -33,7 +33,7 @@ def cut(media: Sequence[Device], work: Callable[[WritableFS], object], check: Ca
     work(fs)
     abandon(fs)
     points = [n + 1 for n, event in enumerate(journal.events) if event.kind != "mark"]
-    chosen = sorted(Random(1).sample(points, min(CUTS, len(points))))
+    chosen = sorted({points[-1], *Random(1).sample(points, min(CUTS, len(points)))})
     checked = 0
     for image in crash_images(journal, seed=1, crashes=tuple(Crash), cuts=chosen):
         again = mount(image.devices, options)
@@ -140,3 +140,57 @@ def test_destroying_a_pfs_harms_no_other() -> None:
         }
 
     assert cut(media, work, check) > CUTS
+
+
+def test_a_slave_shows_one_round_or_the_next() -> None:
+    source, target = mount(fresh()), fresh()
+    verb(source, "pfs-create", path="/", link="m", slave=False, options=[])
+    data = source.pfs.get(1)
+    shared = data.shared_uuid.hex()
+    slave = mount(target)
+    verb(slave, "pfs-create", path="/", link="s", slave=True, options=[f"shared-uuid={data.shared}"])
+    root = source.root(1)
+    ends: list[int] = []
+    want: dict[int, dict[bytes, bytes]] = {}
+
+    def round_into(fs: WritableFS) -> None:
+        beg, end = (ends[-1] if ends else 0) + 1, source.sync()
+        words = {"pfs": 1, "tid_end": f"0x{end:x}"}
+        start = at = None
+        while True:
+            read = verb(source, "mirror-read", tid_beg=f"0x{beg:x}", start=start, nbytes=60_000, **words)
+            if read["data"]:
+                at = verb(fs, "mirror-write", shared_uuid=shared, tid_beg="0x1", data=read["data"], start=at, **words)[
+                    "next"
+                ]
+            start = read["next"]
+            if start is None:
+                break
+        verb(fs, "mirror-synced", pfs=1, shared_uuid=shared, tid=f"0x{end:x}")
+        ends.append(end)
+
+    def contents(fs: WritableFS, tid: int) -> dict[bytes, bytes]:
+        found = {}
+        for entry in fs.readdir(fs.root(1, tid)):
+            inode = fs.iget(1, entry.obj_id, tid)
+            found[entry.name] = fs.read(inode, 0, inode.size)
+        return found
+
+    for name in range(40):
+        source.write(source.create(root, b"f%d" % name), 0, b"one" * 3000)
+    round_into(slave)
+    for name in range(0, 40, 3):
+        source.unlink(root, b"f%d" % name)
+    for name in range(1, 40, 3):
+        source.write(source.lookup(root, b"f%d" % name), 0, b"two")
+    slave.close()
+    seen: set[int] = set()
+
+    def check(fs: WritableFS) -> None:
+        tid = fs.pfs.get(1).sync_end_tid
+        seen.add(tid)
+        assert contents(fs, tid) == want.setdefault(tid, contents(source, tid))
+
+    assert cut(target, round_into, check) > CUTS
+    assert seen == set(ends)
+    source.close()
