@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from mkfs.options import build_parser as newfs_parser
+from tools.fsck.cli import build_parser as fsck_parser
 from tools.mount_hammer import build_parser as mount_parser
 from tools.undo import build_parser as undo_parser
 
 MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "fsck.hammer.8": fsck_parser,
     "mount_hammer.8": mount_parser,
     "newfs_hammer.8": newfs_parser,
     "undo.1": undo_parser,
