@@ -79,6 +79,23 @@ def test_prune_and_reblock_while_programs_write(tmp_path: Path, image: Path) -> 
     check(image)
 
 
+def test_softlinks_of_a_directory_are_snapshots(mount: Mount, tmp_path: Path) -> None:
+    links = mount.root / "links"
+    links.mkdir()
+    shown = []
+    for number in range(2):
+        (mount.root / "f").write_bytes(b"%d" % number * 50_000)
+        run_hammer("snap", links / f"s{number}")
+        shown.append((mount.root / "f").read_bytes())
+        for again in range(2):
+            (mount.root / "f").write_bytes(b"between %d" % again)
+            run_hammer("synctid", mount.root)
+    for line in run_hammer("snapls", mount.root).splitlines()[2:]:
+        run_hammer("snaprm", mount.root, line.split("\t")[0])
+    assert "No snapshots" not in run_hammer("prune", links)
+    assert [(links / f"s{number}" / "f").read_bytes() for number in range(2)] == shown
+
+
 def test_pfss_on_a_mount(tmp_path: Path, image: Path) -> None:
     with live(tmp_path, image) as mount:
         link = mount.root / "m"

@@ -185,6 +185,38 @@ def test_snapshots_stay_exact_and_everything_between_goes(small_steps: None) -> 
     again.close()
 
 
+@pytest.mark.parametrize("how", ["folder", "named", "elsewhere"])
+def test_softlinks_are_snapshots(how: str) -> None:
+    """Below version 3 they are the only ones: in the PFS's own directory, one that is named, or anywhere else."""
+    media = fresh(2)
+    fs = mount(media)
+    tids = history(fs, 2)
+    first = fs.tids.alloc()
+    tids += churn(fs, 3)
+    second = fs.tids.alloc()
+    churn(fs, 1)
+    targets = [f"/mnt/@@0x{first:016x}", f"/mnt/@@0x{second:016x}:00000", f"/mnt/@@0x{tids[3]:016x}:00007", "/etc"]
+    words: dict[str, Any] = {}
+    if how == "elsewhere":
+        words = {"targets": targets, "times": [1.0] * len(targets)}
+    else:
+        name = b"snapshots" if how == "folder" else b"links"
+        folder = fs.mkdir(fs.root(), name)
+        for number, target in enumerate(targets):
+            fs.symlink(folder, b"snap%d" % number, target.encode())
+        if how == "named":
+            words = {"directory": "/links"}
+    fs.sync()
+    want = trees(fs, [None, first, second])
+    stats = whole(fs, "prune", path="/", **words)
+    assert stats["records"] > 50
+    reply = verb(fs, "prune", path="/", **words)
+    assert reply["ranges"] == [[f"0x{first:016x}", f"0x{second:016x}"], [f"0x{1:016x}", f"0x{first:016x}"]]
+    assert trees(fs, [None, first, second]) == want
+    fs.close()
+    assert_sound(media)
+
+
 def test_a_pass_is_resumed_by_its_key_after_a_crash(small_steps: None) -> None:
     media = fresh()
     fs = mount(media)
