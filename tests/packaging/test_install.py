@@ -35,7 +35,8 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
         ["sbin/umount.hammer", place],
         ["sbin/fsck.hammer", "-n", image],
     ):
-        done = subprocess.run([str(prefix / str(words[0])), *map(str, words[1:])], capture_output=True, text=True, check=False, cwd="/")
+        command = [str(prefix / str(words[0])), *map(str, words[1:])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
         assert done.returncode == 0, (words, done.stderr)
     assert (prefix / "share" / "man" / "man8" / "newfs_hammer.8").is_file()
     make("uninstall", prefix)
