@@ -384,8 +384,12 @@ class _Batch:
         self._insert(LOCALIZE_INODE, inode, RECTYPE_INODE, 0, inode.data.encode(), whose=inode)
 
     def _rewrite_times(self, inode: Inode) -> None:
-        """The times are the last 16 bytes of the payload, outside its checksum: in place."""
-        cache, off = self._backend.cache, inode.payload_off + INODE_MTIME_OFFSET
+        """The times are the last 16 bytes of the payload, outside its checksum: in place, wherever that is by now."""
+        localization = localize(inode.pfs_id, LOCALIZE_INODE)
+        elm = self._records.lookup(localization, inode.obj_id, RECTYPE_INODE, 0, MAX_TID)
+        if elm is None:
+            return  # its PFS has been destroyed
+        cache, off = self._backend.cache, elm.data_offset + INODE_MTIME_OFFSET
         buf = cache.bread(off)
         at = off & BUFMASK
         times = inode.data.encode()[INODE_MTIME_OFFSET:]
@@ -443,7 +447,6 @@ class _Batch:
                     alloc.commit_reserved(elm.data_offset, elm.data_len)
                 tree.insert(elm)
                 if step.inode is not None:
-                    step.inode.payload_off = elm.data_offset
                     step.inode.create_tid = self._tid
             else:
                 self._delete(step)

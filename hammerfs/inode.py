@@ -99,7 +99,6 @@ class Inode:
         "extents",
         "obj_id",
         "opens",
-        "payload_off",
         "pfs_id",
         "state",
         "target",
@@ -112,8 +111,6 @@ class Inode:
         self.create_tid = create_tid
         """0 while no flush has written its record."""
         self.data = data
-        self.payload_off = 0
-        """Address of the record's payload."""
         self.extents: ExtentMap | None = None
         """Where its data is; made when first read."""
         self.dirty: DirtyData | None = None
@@ -272,10 +269,6 @@ class Inodes:
             self._cached.move_to_end(ident)
         return inode
 
-    def cached(self, pfs_id: int, obj_id: int, asof: int = MAX_TID) -> Inode | None:
-        """The object if it is in memory."""
-        return self._cached.get((pfs_id, obj_id, asof))
-
     @property
     def count(self) -> int:
         """Inodes in memory."""
@@ -321,9 +314,7 @@ class Inodes:
                 err.obj_id, err.localization = obj_id, localization
             raise
         _check(data, obj_id, localization)
-        inode = Inode(pfs_id, obj_id, asof, elm.create_tid, data)
-        inode.payload_off = elm.data_offset
-        return inode
+        return Inode(pfs_id, obj_id, asof, elm.create_tid, data)
 
 
 def _check(data: InodeData, obj_id: int, localization: int) -> None:

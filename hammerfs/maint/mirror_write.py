@@ -81,7 +81,7 @@ class MirrorWriter:
         position = at or self.start
         while self._todo:
             position = await sweep(self._fs, self._step, position, _FOREVER) or self._last
-        forget_places(self._fs)
+        forget_places(self._fs, self._pfs_id)
         return position
 
     def _step(self, at: Key) -> Step:

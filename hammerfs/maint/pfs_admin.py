@@ -29,7 +29,7 @@ from hammerfs.const import (
     VERSION_DIRHASH1,
     VERSION_DIRLOCAL,
 )
-from hammerfs.errors import ExistsError, InvalidError, NoSpace, NotFound, UsageError
+from hammerfs.errors import BusyError, ExistsError, InvalidError, NoSpace, NotFound, UsageError
 from hammerfs.inode import DIRTY_ALL, Inode
 from hammerfs.keys import Key
 from hammerfs.maint.sweep import CHANGED, SCANNED, Step, after, forget_places, pfs_keys, sweep
@@ -174,12 +174,14 @@ async def destroy(
         HammerError: As `Flusher.flush`.
     """
     data = _checked(fs, pfs_id, slave=None)
-    if start is None and not data.is_slave:
+    if start is None:
+        rollback.check_idle()
         await _settled(fs, pfs_id)
-        data.mirror_flags |= PFS_SLAVE
-        with fs.cache.section():
-            _note(fs, pfs_id, data)
-        await fs.flusher.flush()
+        if not data.is_slave:
+            data.mirror_flags |= PFS_SLAVE
+            with fs.cache.section():
+                _note(fs, pfs_id, data)
+            await fs.flusher.flush()
     at = await rollback.run(start, seconds)
     if at is None:
         data.mirror_flags = PFS_DELETED | (0 if master else PFS_SLAVE)
@@ -187,6 +189,7 @@ async def destroy(
             _note(fs, pfs_id, data)
         await fs.flusher.flush()
         fs.pfs.forget()
+        fs.backend.orphans = {ident for ident in fs.backend.orphans if ident[0] != pfs_id}
     return at
 
 
@@ -201,6 +204,7 @@ class Rollback:
 
     def __init__(self, fs: WritableFS, pfs_id: int, tid: int) -> None:
         self._fs = fs
+        self._pfs_id = pfs_id
         self._tid = tid
         self.start, self._end = pfs_keys(pfs_id)
         self.stats = {"scanned": 0, "removed": 0, "revived": 0}
@@ -212,11 +216,22 @@ class Rollback:
             Where to go on; None at the end.
 
         Raises:
+            BusyError: As `check_idle`.
             HammerError: The tree is damaged, or the media failed.
         """
+        self.check_idle()
         at = await sweep(self._fs, self._step, start or self.start, seconds)
-        forget_places(self._fs)
+        forget_places(self._fs, self._pfs_id)
         return at
+
+    def check_idle(self) -> None:
+        """See that nobody has anything in the PFS open, as it is now.
+
+        Raises:
+            BusyError: Somebody has.
+        """
+        if any(inode.pfs_id == self._pfs_id and inode.is_head and inode.opens for inode in self._fs.inodes):
+            raise BusyError(f"something in PFS {self._pfs_id} is open")
 
     def _step(self, at: Key) -> Step:
         wrong: list[LeafElm] = []

@@ -16,7 +16,6 @@ from hammerfs.btree.node import Node
 from hammerfs.changes import SLOP_REBLOCK
 from hammerfs.const import (
     BIGBLOCK_SIZE,
-    MAX_TID,
     RECTYPE_CONFIG,
     RECTYPE_DATA,
     RECTYPE_DB,
@@ -176,21 +175,13 @@ class Reblock:
         if not self._is_wanted(elm.data_offset):
             return
         try:
-            moved = move_payload(fs, elm)
+            move_payload(fs, elm)
         except CrcError as err:
             log.warning("not moved: %s", err)
             stats.damaged += 1
             return
-        if elm.rec_type == RECTYPE_INODE and not elm.delete_tid:
-            self._tell_inode(elm, moved.data_offset)
         stats.payloads_moved += 1
         stats.nbytes_moved += elm.data_len
-
-    def _tell_inode(self, elm: LeafElm, off: int) -> None:
-        """The inode in memory rewrites its times in place."""
-        inode = self._fs.inodes.cached(elm.localization >> 16, elm.obj_id, MAX_TID)
-        if inode is not None:
-            inode.payload_off = off
 
     def _is_wanted(self, off: int) -> bool:
         """Whether what lies there is to move."""
@@ -205,11 +196,10 @@ class Reblock:
         return wanted
 
 
-def move_payload(fs: WritableFS, elm: LeafElm) -> LeafElm:
+def move_payload(fs: WritableFS, elm: LeafElm) -> None:
     """Copy a payload to new space of its zone, inside a section; the record refers to the copy then.
 
-    Returns:
-        The record as it is now; its checksum is of the kind that the volume version makes.
+    Its checksum is of the kind that the volume version makes.
 
     Raises:
         CrcError: The payload is damaged; nothing has been changed.
@@ -220,7 +210,6 @@ def move_payload(fs: WritableFS, elm: LeafElm) -> LeafElm:
     moved = store_payload(fs, elm, payload, zone_of(elm.data_offset))
     fs.backend.tree.replace(elm.sort_key, moved)
     fs.alloc.free(elm.data_offset, elm.data_len)
-    return moved
 
 
 def read_payload(fs: WritableFS, elm: LeafElm) -> bytes:

@@ -109,10 +109,16 @@ def parse_key(text: str) -> Key:
     return localization, _signed(obj_id), rec_type, _signed(at), tid
 
 
-def forget_places(fs: WritableFS) -> None:
-    """Records have moved or gone: what inodes in memory know of where they are is loaded anew."""
-    fs.inodes.drop()
-    for inode in fs.inodes:
+def forget_places(fs: WritableFS, pfs_id: int | None = None) -> None:
+    """Records have moved or gone: what inodes in memory know of where they are is loaded anew.
+
+    Args:
+        fs: The file system.
+        pfs_id: A PFS that nobody writes to, whose objects have become others.
+    """
+    for inode in list(fs.inodes):
+        if not inode.is_busy and (inode.pfs_id == pfs_id or not inode.is_head):
+            fs.inodes.forget(inode)
         inode.extents = None
         inode.blocks = inode.counted = None
 

@@ -10,8 +10,9 @@ import pytest
 from hammerfs.addr import localize
 from hammerfs.btree.iterate import scan
 from hammerfs.const import LOCALIZE_INODE, OBJID_ROOT, RECTYPE_INODE
-from hammerfs.errors import ExistsError, HammerError, InvalidError, NotFound, ReadOnlyError, UsageError
+from hammerfs.errors import BusyError, ExistsError, HammerError, InvalidError, NotFound, ReadOnlyError, UsageError
 from hammerfs.fs import HammerFS
+from hammerfs.inode import DIRTY_ATIME
 from hammerfs.maint import pfs_admin
 from hammerfs.maint.sweep import pfs_keys
 from hammerfs.rw import WritableFS
@@ -288,3 +289,35 @@ def test_destroying_asks(golden: GoldenStore, capsys: Out, monkeypatch: pytest.M
     assert main(["-f", image.spec, "pfs-destroy", "/m1"]) == 2
     assert "nothing was destroyed" in capsys.readouterr().err
     assert seen(image, "/m1/", capsys)
+
+
+def test_what_is_open_keeps_a_pfs_from_being_destroyed() -> None:
+    media = fresh()
+    fs = mount(media)
+    made(fs, "p")
+    inode = fs.create(fs.root(1), b"f")
+    fs.hold(inode)
+    fs.sync()
+    fs.unlink(fs.root(1), b"f")
+    with pytest.raises(BusyError):
+        verb(fs, "pfs-destroy", path="/p", master=True)
+    assert fs.read(inode, 0, 1) == b""
+    fs.release(inode)
+    whole(fs, "pfs-destroy", path="/p", unlink=True, master=True)
+    assert fs.changes.failed is None
+    fs.close()
+    assert_sound(media)
+
+
+def test_a_late_look_at_a_destroyed_pfs_harms_nothing() -> None:
+    media = fresh()
+    fs = mount(media)
+    made(fs, "p")
+    inode = fs.create(fs.root(1), b"f")
+    fs.sync()
+    whole(fs, "pfs-destroy", path="/p", unlink=True, master=True)
+    fs.changes.touch(inode, DIRTY_ATIME)  # somebody who held it has read it
+    fs.sync()
+    assert fs.changes.failed is None
+    fs.close()
+    assert_sound(media)
