@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mkfs.options import build_parser as newfs_parser
+from tools.cli import build_parser as hammer_parser
 from tools.fsck.cli import build_parser as fsck_parser
 from tools.mount_hammer import build_parser as mount_parser
 from tools.undo import build_parser as undo_parser
@@ -19,6 +20,7 @@ from tools.undo import build_parser as undo_parser
 MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "fsck.hammer.8": fsck_parser,
+    "hammer.8": hammer_parser,
     "mount_hammer.8": mount_parser,
     "newfs_hammer.8": newfs_parser,
     "undo.1": undo_parser,
@@ -61,6 +63,13 @@ def test_required_options_are_so_in_the_synopsis(page: str) -> None:
         if action.option_strings:
             flag = action.option_strings[0][1:]
             assert (f"\n.Fl {flag} Ar" in text) == action.required, flag
+
+
+def test_every_verb_is_described() -> None:
+    text = (MAN / "hammer.8").read_text(encoding="utf-8")
+    (verbs,) = [action.choices for action in hammer_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    heads = " ".join(line for line in text.splitlines() if line.startswith((".It Cm", ".Cm")))
+    assert set(verbs) <= set(re.findall(r"[a-z][a-z0-9-]+", heads))
 
 
 @pages
