@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from hammerfs.vfs.number import object_number
@@ -63,7 +64,7 @@ class ObjectNode(Node):
         self.asof = asof
 
 
-class VirtualDir(Node):
+class VirtualDir(Node, ABC):
     """A directory that is on no volume. Its mode is 0555, its owner and times are those of the object it belongs to.
 
     Args:
@@ -77,6 +78,7 @@ class VirtualDir(Node):
         super().__init__(number)
         self.owner = owner
 
+    @abstractmethod
     def lookup(self, name: bytes) -> Node:
         """The node under a name.
 
@@ -85,8 +87,8 @@ class VirtualDir(Node):
             HammerError: What it stands for is damaged.
             BufferMiss: As `BufferCache.bread`, or to let others run.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> Iterable[bytes]:
         """The names it lists, in their order.
 
@@ -94,7 +96,6 @@ class VirtualDir(Node):
             HammerError: They can't be found out.
             BufferMiss: As `lookup`.
         """
-        raise NotImplementedError
 
 
 class VirtualLink(Node):

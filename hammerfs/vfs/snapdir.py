@@ -5,7 +5,7 @@ They open no door twice: each name leads into a tree of its own (see `number`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hammerfs.addr import tid_text
@@ -45,8 +45,9 @@ class SnapDir(VirtualDir):
 
     def lookup(self, name: bytes) -> Node:
         """As for every virtual directory."""
-        kind = {b"snapshots": SnapshotsDir, b"by-time": ByTimeDir, b"tid": TidDir}.get(name)
-        if kind is not None:
+        kinds: dict[bytes, Callable[[Vfs, ObjectNode, int], Node]]
+        kinds = {b"snapshots": SnapshotsDir, b"by-time": ByTimeDir, b"tid": TidDir}
+        if (kind := kinds.get(name)) is not None:
             return kind(self._vfs, self.owner, way_number(self.number, name))
         if name == b"latest" and (target := self._latest()) is not None:
             return VirtualLink(way_number(self.number, name), self.owner, b"snapshots/" + target)
