@@ -463,6 +463,15 @@ def test_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """Programs started get SIGHUP, even if the suite does not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(signum: signal.Signals) -> None:
     words = ["-f", "-d", "-u", "1g", "-L", "T", "--size", "2g", "--quiet", "a.img", "b.img"]
