@@ -47,10 +47,10 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _percent(text: str) -> int:
-    value = int(text.removesuffix("%"))
-    if not 0 <= value <= 100:
-        raise ValueError(text)
-    return value
+    digits = text.removesuffix("%")
+    if not digits.isdecimal() or int(digits) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage: 0 to 100")
+    return int(digits)
 
 
 def run_prune(args: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from hammerfs.errors import CorruptError, HammerError, NotFound, UsageError
+from hammerfs.errors import CorruptError, HammerError, InvalidError, NotFound, UsageError
+from hammerfs.maint.verb import tid_of
 from hammerfs.maint.verbs_mirror import MOST_BYTES
 from hammerfs.ondisk.mirror import (
     MREC_IDLE,
@@ -64,7 +65,10 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _tid(text: str) -> int:
-    return int(text, 16)
+    try:
+        return tid_of(text)
+    except UsageError as err:
+        raise argparse.ArgumentTypeError(str(err)) from None
 
 
 class _Round(NamedTuple):
@@ -139,6 +143,8 @@ def _copy(args: argparse.Namespace, source: Session, session: Session) -> _Targe
     what = source.run("mirror-source", args.source)
     master = PfsData.decode(bytes.fromhex(what["data"]))
     target = _Target(session, args, args.path, master)
+    if not target.pfs.is_slave:
+        raise InvalidError(f"PFS {target.pfs_id} is a master: it takes no stream")
     planned = _plan(source, args.source, target.pfs.sync_end_tid + 1)
     target.begin(planned.pfs)
     for data in _pieces(source, planned):

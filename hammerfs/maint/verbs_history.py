@@ -178,7 +178,7 @@ def diff(past: Past, path: str, older: str, newer: str) -> list[Row]:
 def log(past: Past, path: str, most: int) -> list[Row]:
     """What changed at a path and below it, the newest first."""
     if most < 1:
-        raise UsageError("log: at least one row")
+        raise UsageError("at least one row")
     pfs_id, below = past.place(path)
     rows = past.collect(lambda: log_rows(past.fs, pfs_id, below, most))
     return [_led(past, pfs_id, row) for row in rows if row is not None]

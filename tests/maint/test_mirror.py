@@ -321,6 +321,28 @@ def test_masters_and_strangers_take_no_stream() -> None:
     pair.close()
 
 
+def test_copying_into_a_master_is_refused(disk: Path, capsys: Out) -> None:
+    for target in ("/", "/m"):
+        assert main(["-f", str(disk), "pfs-master", "/m"]) == (0 if target == "/" else 1)
+        capsys.readouterr()
+        assert main(["-f", str(disk), "mirror-copy", "/", target]) == 1
+        assert "is a master: it takes no stream" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mirror-read", "/", "xyz"], "argument TID: 'xyz' is no TID"),
+        (["reblock", "/", "200"], "argument percent: '200' is no percentage: 0 to 100"),
+        (["reblock", "/", "all"], "argument percent: 'all' is no percentage: 0 to 100"),
+    ],
+)
+def test_wrong_words_of_the_command_line(disk: Path, capsys: Out, words: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["-f", str(disk), *words])
+    assert capsys.readouterr().err == f"hammer {words[0]}: {said}\n"
+
+
 def test_arguments_that_make_no_sense() -> None:
     pair = Pair()
     good: dict[str, Any] = {"pfs": 1, "shared_uuid": "00" * 16, "data": "", "tid_beg": "0x1", "tid_end": "0x2"}
