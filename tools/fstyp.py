@@ -11,12 +11,13 @@ from hammerfs.device.open import open_device
 from hammerfs.errors import HammerError
 from hammerfs.ondisk.volume import VolumeOndisk
 from hammerfs.volume import read_header
-from tools.output import json_name, output_failed, prepare_output, print_json, safe_name
+from tools.output import json_name, output_failed, prepare_output, print_json, safe_line, safe_name
+from tools.parser import LineParser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `fstyp_hammer`."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="fstyp_hammer",
         description="Tell whether a device or image is a HAMMER volume: exit code 0, else 1.",
     )
@@ -35,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open_device(args.volume) as device:
             head = read_header(device)
     except HammerError as err:
-        print(f"fstyp_hammer: {err}", file=sys.stderr)
+        print(f"fstyp_hammer: {safe_line(str(err))}", file=sys.stderr)
         return 1
     if not (VERSION_MIN <= head.vol_version <= VERSION_MAX and 0 <= head.vol_no < MAX_VOLUMES):
-        print(f"fstyp_hammer: {args.volume}: version {head.vol_version}, volume {head.vol_no}", file=sys.stderr)
+        what = f"version {head.vol_version}, volume {head.vol_no}"
+        print(f"fstyp_hammer: {safe_line(args.volume)}: {what}", file=sys.stderr)
         return 1
     try:
         _print(args, head)

@@ -26,16 +26,32 @@ _OF_KERNEL = ("user_id=", "group_id=", "rootmode=", "fd=", "blksize=", "subtype=
 """What mount(8) takes over from the table of mounts when it remounts."""
 
 
-def mount(argv: Sequence[str] | None = None) -> int:
-    """Run `mount.hammer SOURCE DIR [-fnsv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`; return its exit code."""
+def build_mount_parser() -> argparse.ArgumentParser:
+    """The parser of `mount.hammer`."""
     parser = MountParser(prog="mount.hammer", description="Mount a HAMMER volume set, for mount(8).")
-    parser.add_argument("source", help="the volumes, as a colon list")
-    parser.add_argument("directory")
+    parser.add_argument("source", metavar="VOL[:VOL...]", help="the volumes, in any order")
+    parser.add_argument("directory", metavar="DIR", help="where to mount")
     parser.add_argument("-f", dest="fake", action="store_true", help="all but the mount itself")
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
-    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="a,b=c,...")
     _add_swallowed(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def build_umount_parser() -> argparse.ArgumentParser:
+    """The parser of `umount.hammer`."""
+    parser = MountParser(prog="umount.hammer", description="Unmount a HAMMER volume set, for umount(8).")
+    parser.add_argument("directory", metavar="DIR", help="the mount point, or what is mounted")
+    parser.add_argument("-f", dest="force", action="store_true", help="as umount(8) has it")
+    parser.add_argument("-l", dest="lazy", action="store_true", help="now from the tree, in truth when it is not busy")
+    parser.add_argument("-r", dest="read_only", action="store_true", help="read-only if it is busy")
+    _add_swallowed(parser)
+    return parser
+
+
+def mount(argv: Sequence[str] | None = None) -> int:
+    """Run `mount.hammer SOURCE DIR [-fnsv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`; return its exit code."""
+    args = build_mount_parser().parse_args(argv)
     try:
         return _mount(args)
     except HammerError as err:
@@ -45,13 +61,7 @@ def mount(argv: Sequence[str] | None = None) -> int:
 
 def umount(argv: Sequence[str] | None = None) -> int:
     """Run `umount.hammer DIR [-flnrv] [-N NAMESPACE] [-t TYPE]`: when it returns, all is on the media."""
-    parser = MountParser(prog="umount.hammer", description="Unmount a HAMMER volume set, for umount(8).")
-    parser.add_argument("directory", help="the mount point, or what is mounted")
-    parser.add_argument("-f", dest="force", action="store_true")
-    parser.add_argument("-l", dest="lazy", action="store_true", help="now from the tree, in truth when it is not busy")
-    parser.add_argument("-r", dest="read_only", action="store_true", help="read-only if it is busy")
-    _add_swallowed(parser)
-    args = parser.parse_args(argv)
+    args = build_umount_parser().parse_args(argv)
     try:
         entry = _entry_of(args.directory)
         flags = [flag for flag, given in (("-f", args.force), ("-l", args.lazy), ("-r", args.read_only)) if given]
@@ -68,8 +78,8 @@ def _add_swallowed(parser: argparse.ArgumentParser) -> None:
     """What mount(8) and umount(8) hand on, and means nothing here."""
     parser.add_argument("-n", dest="no_mtab", action="store_true", help="ignored: there is no mtab")
     parser.add_argument("-v", dest="verbose", action="store_true", help="ignored")
-    parser.add_argument("-N", dest="namespace", help="ignored: mount(8) is in it already")
-    parser.add_argument("-t", dest="fstype", help="ignored")
+    parser.add_argument("-N", dest="namespace", metavar="NAMESPACE", help="ignored: mount(8) is in it already")
+    parser.add_argument("-t", dest="fstype", metavar="TYPE", help="ignored")
 
 
 def _mount(args: argparse.Namespace) -> int:

@@ -14,15 +14,20 @@ import pytest
 from mkfs.options import build_parser as newfs_parser
 from tools.cli import build_parser as hammer_parser
 from tools.fsck.cli import build_parser as fsck_parser
+from tools.fstyp import build_parser as fstyp_parser
 from tools.mount_hammer import build_parser as mount_parser
+from tools.mount_helper import build_mount_parser, build_umount_parser
 from tools.undo import build_parser as undo_parser
 
 MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "fsck.hammer.8": fsck_parser,
+    "fstyp_hammer.8": fstyp_parser,
     "hammer.8": hammer_parser,
+    "mount.hammer.8": build_mount_parser,
     "mount_hammer.8": mount_parser,
     "newfs_hammer.8": newfs_parser,
+    "umount.hammer.8": build_umount_parser,
     "undo.1": undo_parser,
 }
 _FLAG = re.compile(r"Fl (-?[A-Za-z][A-Za-z-]*)")
