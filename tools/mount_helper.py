@@ -17,9 +17,9 @@ from hammerfs.device import lock
 from hammerfs.device.mounts import MountEntry, mount_table
 from hammerfs.device.open import parse_spec, split_volumes
 from hammerfs.errors import HammerError, UsageError
-from hammerfs.vfs.control_proto import sockets_for
 from tools.mount_hammer import FAILED, WRONG_CALL, MountParser
 from tools.mount_hammer import main as mount_hammer
+from tools.session import open_mount
 
 _PAUSE_S = 0.02
 _OF_KERNEL = ("user_id=", "group_id=", "rootmode=", "fd=", "blksize=", "subtype=")
@@ -119,8 +119,10 @@ def _remount(directory: str, words: list[str]) -> int:
         HammerError: Nothing is mounted there, or its daemon only reads.
     """
     entry = _entry_of(directory)
-    if "rw" in words and not any(path.exists() for path in sockets_for(os.stat(entry.mountpoint).st_dev)):
-        raise HammerError(f"{entry.mountpoint} was mounted read-only: unmount it, and mount it for writing")
+    if "rw" in words:
+        with open_mount(entry.mountpoint) as session:
+            if not session.run("stats")["writable"]:
+                raise HammerError(f"{entry.mountpoint} was mounted read-only: unmount it, and mount it for writing")
     return subprocess.run(
         ["mount", "-i", "-o", ",".join(["remount", *words]), entry.mountpoint], check=False
     ).returncode

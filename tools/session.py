@@ -49,8 +49,19 @@ def open_session(args: argparse.Namespace, path: str) -> Iterator[Session]:
         with WritableFS.open_rw(args.volumes) as fs:
             yield _Image(fs, ":".join(args.volumes))
         return
-    connection = _connect(path)
-    with connection:
+    with open_mount(path) as session:
+        yield session
+
+
+@contextmanager
+def open_mount(path: str) -> Iterator[Session]:
+    """A session with the daemon of the mount that holds a path.
+
+    Raises:
+        UsageError: The path is not on a mounted HAMMER file system.
+        HammerError: Its daemon has died.
+    """
+    with _connect(path) as connection:
         yield _Mount(connection, path)
 
 
@@ -110,7 +121,7 @@ def _connect(path: str) -> socket.socket:
         raise HammerError(f"{place}: the daemon of this mount has died; clear it by: fusermount3 -u {place}")
     if refused is not None:
         raise UsageError(f"{path}: the daemon of this mount can't be asked: {refused.strerror}")
-    raise UsageError(f"{path} is not on a HAMMER file system mounted for writing; for an image name it with -f VOL")
+    raise UsageError(f"{path} is not on a mounted HAMMER file system; for an image name it with -f VOL")
 
 
 def _real(path: str) -> str:

@@ -10,9 +10,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -40,19 +39,29 @@ class _VerbMsg(LwktMsg):
         self.reply: dict[str, Any] = {}
 
 
+class KernelSide(Protocol):
+    """What the kernel of the host knows of a mount that writes."""
+
+    async def write_back(self) -> None:
+        """Have it hand over what it holds unwritten."""
+
+    async def tell_changes(self) -> None:
+        """Have it forget what verbs have changed."""
+
+
 class ControlServer:
     """Serves the control socket.
 
     Args:
         ctx: What verbs work on.
         host: The domain that runs them.
-        before_fixing: Brings what the kernel holds unwritten into the file system.
+        kernel: The kernel's side of a mount that writes.
     """
 
-    def __init__(self, ctx: Context, host: TrioHost, before_fixing: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, ctx: Context, host: TrioHost, kernel: KernelSide | None = None) -> None:
         self._ctx = ctx
         self._host = host
-        self._before_fixing = before_fixing
+        self._kernel = kernel
         self._thread: Thread | None = None
         self.busy = 0
         """Requests under way."""
@@ -118,9 +127,12 @@ class ControlServer:
             check_args(name, verb.run, args)
             if verb.needs_owner and _peer_uid(stream) not in {0, os.geteuid()}:
                 raise NotPermitted(f"{name} is for root and the owner of the mount")
-            if verb.fixes_time:
-                await self._before_fixing()
-            return await self._host.syscall(self._ask(name, args))
+            if verb.fixes_time and self._kernel is not None:
+                await self._kernel.write_back()
+            reply = await self._host.syscall(self._ask(name, args))
+            if self._kernel is not None:
+                await self._kernel.tell_changes()
+            return reply
         except HammerError as err:
             return error_reply(err)
         finally:

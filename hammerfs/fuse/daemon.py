@@ -132,28 +132,28 @@ class _Mount:
         try:
             vfs = Vfs(fs, self._look(fs))
             fs.cache.inline = False
+            root = vfs.root
             if isinstance(fs, WritableFS):
                 operations = WritableOperations(vfs, service, fs)
-                control = ControlServer(Context(fs, vfs.root.pfs_id), host, operations.write_back)
+                control = ControlServer(Context(fs, root.pfs_id, changed=operations.changed), host, operations)
                 await self._until_unmounted(operations, service, control)
             else:
-                await self._until_unmounted(Operations(vfs, service), service)
+                control = ControlServer(Context(fs, root.pfs_id, root.asof), host)
+                await self._until_unmounted(Operations(vfs, service), service, control)
         finally:
             if isinstance(fs, WritableFS):
                 with trio.CancelScope(shield=True):
                     await host.syscall(fs.finish(), "unmount")
 
-    async def _until_unmounted(
-        self, operations: Operations, service: Service, control: ControlServer | None = None
-    ) -> None:
-        loop.install(pyfuse3, lambda: not service.waiting and not (control and control.busy))
+    async def _until_unmounted(self, operations: Operations, service: Service, control: ControlServer) -> None:
+        loop.install(pyfuse3, lambda: not service.waiting and not control.busy)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._end_by_signal, operations)
             self._mount(operations)
             try:
                 nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, self._mountpoint)
                 device = device_number(self._mountpoint)
-                if control is not None and device is not None:
+                if device is not None:
                     await nursery.start(control.serve, runtime_dir(os.geteuid()) / socket_name(device))
                 self._ready()
                 _quiet_collector()

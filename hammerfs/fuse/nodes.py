@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pyfuse3
 
-from hammerfs.vfs.node import Node
+from hammerfs.const import MAX_TID
+from hammerfs.vfs.node import Node, ObjectNode
 
 ATTRS_KEPT = 40_000
 """Attributes kept; some 12 MB."""
@@ -46,6 +47,19 @@ class NodeTable:
     def forget_attrs(self, number: int) -> None:
         """The attributes of a node have changed."""
         self._attrs.pop(number, None)
+
+    def forget_all_attrs(self) -> None:
+        """The attributes of some node have changed."""
+        self._attrs.clear()
+
+    def numbers_of(self, pfs_id: int, obj_id: int) -> list[int]:
+        """Numbers under which the kernel knows an object as it is now."""
+        wanted = pfs_id, obj_id, MAX_TID
+        return [
+            number
+            for number, node in self._nodes.items()
+            if isinstance(node, ObjectNode) and (node.pfs_id, node.obj_id, node.asof) == wanted
+        ]
 
     def looked_up(self, node: Node, attrs: pyfuse3.EntryAttributes) -> None:
         """The kernel is given one more reference."""

@@ -82,6 +82,8 @@ class WritableOperations(Operations):
         """How often each file is open for writing, by number: the kernel may hold data of these."""
         self._kernel_times: dict[int, tuple[int, int]] = {}
         """mtime and ctime as the kernel has them, of files written since: it tells no time that did not change."""
+        self._untold: set[int] = set()
+        """Numbers of what has been changed without the kernel."""
 
     # Names
 
@@ -294,7 +296,17 @@ class WritableOperations(Operations):
     async def write_back(self) -> None:
         """Have the kernel hand over what it holds unwritten of files that are open."""
         for number in list(self._writers):
-            await trio.to_thread.run_sync(_write_back, number)
+            await trio.to_thread.run_sync(_invalidate, number)
+
+    def changed(self, inode: Inode) -> None:
+        """An object has been changed without the kernel: `tell_changes` will say so."""
+        self._nodes.forget_all_attrs()
+        self._untold.update(self._nodes.numbers_of(inode.pfs_id, inode.obj_id))
+
+    async def tell_changes(self) -> None:
+        """Have the kernel ask for the attributes of what has been changed without it."""
+        while self._untold:
+            await trio.to_thread.run_sync(_invalidate, self._untold.pop(), True)
 
     # Inside
 
@@ -449,10 +461,10 @@ class WritableOperations(Operations):
         self._stamps[number] = self._newest_stamp
 
 
-def _write_back(number: int) -> None:
-    """Forgetting a file's pages makes the kernel write the unwritten ones first. Blocks until we have them."""
+def _invalidate(number: int, attr_only: bool = False) -> None:
+    """Have the kernel forget attributes, and pages: unwritten ones it writes first. Blocks until we have them."""
     try:
-        pyfuse3.invalidate_inode(InodeT(number))
+        pyfuse3.invalidate_inode(InodeT(number), attr_only)
     except OSError as err:
         if err.errno != errno.ENOENT:  # the kernel has forgotten the file meanwhile: it holds nothing of it
             raise

@@ -12,6 +12,7 @@ from hammerfs.addr import zone_of
 from hammerfs.btree.iterate import scan
 from hammerfs.const import RECTYPE_DATA, VERSION_DEDUP
 from hammerfs.errors import CrcError, InvalidError, RefCountError
+from hammerfs.fs import HammerFS
 from hammerfs.keys import Key
 from hammerfs.maint.reblock import read_payload
 from hammerfs.maint.sweep import CHANGED, MOVED_BYTES, Step, after, forget_places, pfs_keys, sweep
@@ -38,7 +39,7 @@ class Outcome(StrEnum):
     """One of them is not there any more, or damaged."""
 
 
-def extents(fs: WritableFS, pfs_id: int, start: Key | None) -> tuple[list[LeafElm], Key | None]:
+def extents(fs: HammerFS, pfs_id: int, start: Key | None) -> tuple[list[LeafElm], Key | None]:
     """Data records of a PFS, all generations, piece by piece, inside a section.
 
     Args:

@@ -30,6 +30,7 @@ from hammerfs.const import (
     VERSION_DIRLOCAL,
 )
 from hammerfs.errors import BusyError, ExistsError, InvalidError, NoSpace, NotFound, UsageError
+from hammerfs.fs import HammerFS
 from hammerfs.inode import DIRTY_ALL, Inode
 from hammerfs.keys import Key
 from hammerfs.maint.sweep import CHANGED, SCANNED, Step, after, forget_places, pfs_keys, sweep
@@ -382,7 +383,7 @@ def _add_root(fs: WritableFS, pfs_id: int, uid: int, gid: int) -> None:
     fs.inodes.add(inode)
 
 
-def status(fs: WritableFS, pfs_id: int) -> dict[str, Any]:
+def status(fs: HammerFS, pfs_id: int) -> dict[str, Any]:
     """A PFS as plain values: its number, its record as hex digits (that of a master with its newest TID), the version.
 
     Raises:
@@ -392,5 +393,5 @@ def status(fs: WritableFS, pfs_id: int) -> dict[str, Any]:
     with fs.cache.section():
         data = copy.copy(fs.pfs.get(pfs_id))
     if not data.is_slave:
-        data.sync_end_tid = fs.flusher.flush_tid
+        data.sync_end_tid = fs.newest_tid
     return {"pfs": pfs_id, "data": data.encode().hex(), "version": fs.volumes.version}

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from hammerfs.const import MAX_TID
-from hammerfs.errors import NotFound, UsageError
+from hammerfs.errors import NotFound, ReadOnlyError, UsageError
+from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
 from hammerfs.rw import WritableFS
 from hammerfs.symlink import softlink_pfs, stored_target
@@ -17,12 +18,44 @@ class Context(NamedTuple):
     """What a verb works on.
 
     Attributes:
-        fs: The file system.
+        reader: The file system, for what only reads.
         pfs_id: PFS whose root paths start at.
+        asof: The point in time paths are looked up at; None is now.
+        changed: Told of each object whose attributes a verb has changed.
     """
 
-    fs: WritableFS
+    reader: HammerFS
     pfs_id: int = 0
+    asof: int | None = None
+    changed: Callable[[Inode], None] | None = None
+
+    @property
+    def fs(self) -> WritableFS:
+        """The file system, for what changes it.
+
+        Raises:
+            ReadOnlyError: It was not opened for writing.
+        """
+        if not isinstance(self.reader, WritableFS):
+            raise ReadOnlyError("the file system is mounted read-only")
+        return self.reader
+
+    async def settle(self) -> None:
+        """Flush, so that the media holds all there is; nothing to do for one that only reads.
+
+        Raises:
+            HammerError: It can't be flushed.
+        """
+        if isinstance(self.reader, WritableFS):
+            await self.reader.flusher.settle()
+
+    def root(self) -> Inode:
+        """The directory paths start at.
+
+        Raises:
+            HammerError: It is not there, or damaged.
+        """
+        return self.reader.root(self.pfs_id, self.asof)
 
     def find(self, path: str, *, follow: bool = True) -> Inode:
         """The object a path names, from the root of the PFS.
@@ -31,9 +64,9 @@ class Context(NamedTuple):
             NotFound: There is none.
             HammerError: Something on the way is damaged.
         """
-        with self.fs.cache.section():
-            start = self.fs.root(self.pfs_id)
-            return self.fs.resolve(os.fsencode(path).lstrip(b"/") or b".", start, follow=follow)
+        with self.reader.cache.section():
+            start = self.root()
+            return self.reader.resolve(os.fsencode(path).lstrip(b"/") or b".", start, follow=follow)
 
     def pfs_of(self, path: str) -> int:
         """The PFS that holds what a path names; a softlink to a PFS that has no root yet names that one.
@@ -46,12 +79,12 @@ class Context(NamedTuple):
             return self.find(path).pfs_id
         except NotFound:
             inode = self.find(path, follow=False)
-            with self.fs.cache.section():
-                target = stored_target(self.fs.records, inode) if inode.is_symlink else b""
+            with self.reader.cache.section():
+                target = stored_target(self.reader.records, inode) if inode.is_symlink else b""
                 pfs_id = softlink_pfs(target)
                 if pfs_id is None:
                     raise
-                self.fs.pfs.get(pfs_id)
+                self.reader.pfs.get(pfs_id)
             return pfs_id
 
 

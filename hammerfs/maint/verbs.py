@@ -28,18 +28,18 @@ async def _synctid(ctx: Context) -> dict[str, str]:
     return {"tid": snapshots.tid_text(await ctx.fs.flusher.settle())}
 
 
-async def _snap(ctx: Context, path: str, label: str = "") -> dict[str, Any]:
-    """Take a snapshot of the PFS that holds a path."""
+async def _snap(ctx: Context, path: str, label: str = "", linked: bool = False) -> dict[str, Any]:
+    """Take a snapshot of the PFS that holds a path; `linked`: a softlink will lead to it."""
     pfs_id = ctx.find(path).pfs_id
-    snap = await snapshots.take(ctx.fs, pfs_id, os.fsencode(label))
+    snap = await snapshots.take(ctx.fs, pfs_id, os.fsencode(label), linked=linked)
     return {"tid": snapshots.tid_text(snap.tid), "pfs": pfs_id, "ts_us": snap.ts_us, "label": label}
 
 
 async def _snapls(ctx: Context, path: str) -> dict[str, Any]:
     """List the snapshots of the PFS that holds a path."""
     pfs_id = ctx.find(path).pfs_id
-    with ctx.fs.cache.section():
-        found = ctx.fs.snapshots(pfs_id)
+    with ctx.reader.cache.section():
+        found = ctx.reader.snapshots(pfs_id)
     rows = [{"tid": snapshots.tid_text(s.tid), "ts_us": s.ts_us, "label": os.fsdecode(s.label)} for s in found]
     return {"pfs": pfs_id, "snapshots": rows}
 
@@ -56,8 +56,8 @@ async def _config(ctx: Context, path: str, text: str | None = None) -> dict[str,
     pfs_id = ctx.find(path).pfs_id
     if text is not None:
         await snapshots.set_config(ctx.fs, pfs_id, os.fsencode(text))
-    with ctx.fs.cache.section():
-        found = ctx.fs.config(pfs_id)
+    with ctx.reader.cache.section():
+        found = ctx.reader.config(pfs_id)
     return {"pfs": pfs_id, "config": None if found is None else os.fsdecode(found)}
 
 
@@ -66,6 +66,8 @@ async def _chflags(ctx: Context, path: str, uflags: int) -> dict[str, Any]:
     inode = ctx.find(path, follow=False)
     with ctx.fs.cache.section():
         ctx.fs.setattr(inode, snapshots.flags_only(uflags))
+    if ctx.changed is not None:
+        ctx.changed(inode)
     await ctx.fs.flusher.flush()
     return {"uflags": inode.data.uflags}
 

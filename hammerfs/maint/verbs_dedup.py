@@ -13,8 +13,8 @@ from hammerfs.maint.verb import Context, Verb
 async def _scan(ctx: Context, path: str, start: str | None = None) -> dict[str, Any]:
     """Data records of the PFS that holds a path: key, checksum, length and address of each."""
     pfs_id = ctx.pfs_of(path)
-    with ctx.fs.cache.section():
-        found, at = extents(ctx.fs, pfs_id, None if start is None else parse_key(start))
+    with ctx.reader.cache.section():
+        found, at = extents(ctx.reader, pfs_id, None if start is None else parse_key(start))
     rows = [[key_text(elm.sort_key), elm.data_crc, elm.data_len, elm.data_offset] for elm in found]
     return {"pfs": pfs_id, "extents": rows, "next": key_text(at)}
 

@@ -214,11 +214,11 @@ def _verb(question: Callable[..., Any]) -> Verb:
 
     @functools.wraps(question)
     async def run(ctx: Context, **args: Any) -> Any:
-        await ctx.fs.flusher.settle()
-        past = Past(ctx.fs, ctx.fs.root(ctx.pfs_id), patient=True)
+        await ctx.settle()
+        past = Past(ctx.reader, ctx.root(), patient=True)
         while True:
             try:
-                with ctx.fs.cache.section():
+                with ctx.reader.cache.section():
                     return question(past, **args)
             except BufferMiss:
                 await lwkt_user_yield()

@@ -22,8 +22,8 @@ MOST_BYTES = 512 << 10
 async def _source(ctx: Context, path: str) -> dict[str, Any]:
     """The PFS that holds a path, flushed: its record, a master's with the TID as of which everything is there."""
     pfs_id = ctx.pfs_of(path)
-    await ctx.fs.flusher.settle()
-    return pfs_admin.status(ctx.fs, pfs_id)
+    await ctx.settle()
+    return pfs_admin.status(ctx.reader, pfs_id)
 
 
 async def _read(
@@ -31,9 +31,9 @@ async def _read(
 ) -> dict[str, Any]:
     """A piece of the stream of a PFS, in base64."""
     key = None if start is None else parse_key(start)
-    with ctx.fs.cache.section():
-        ctx.fs.pfs.get(pfs)
-        piece = read_piece(ctx.fs, pfs, tid_of(tid_beg), tid_of(tid_end), key, min(nbytes, MOST_BYTES))
+    with ctx.reader.cache.section():
+        ctx.reader.pfs.get(pfs)
+        piece = read_piece(ctx.reader, pfs, tid_of(tid_beg), tid_of(tid_end), key, min(nbytes, MOST_BYTES))
     return {"data": base64.b64encode(piece.data).decode("ascii"), "next": key_text(piece.at)}
 
 

@@ -65,7 +65,7 @@ async def _create(
 
 async def _status(ctx: Context, path: str) -> dict[str, Any]:
     """The PFS that holds a path."""
-    return pfs_admin.status(ctx.fs, ctx.pfs_of(path))
+    return pfs_admin.status(ctx.reader, ctx.pfs_of(path))
 
 
 async def _update(ctx: Context, path: str, options: list[str]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hammerfs.addr import tid_text
 from hammerfs.buffer import DirtyClass
 from hammerfs.errors import NotFound, UsageError
 from hammerfs.maint.verb import Context, Verb
+from hammerfs.rw import WritableFS
 from kernelcore import stat
 
 
@@ -32,24 +34,31 @@ def _table(kind: type[NamedTuple], rows: Sequence[Any]) -> dict[str, Any]:
 
 async def _iostats(ctx: Context) -> dict[str, Any]:
     """Reads and writes of the media since the file system was opened."""
-    cache, flusher = ctx.fs.cache, ctx.fs.flusher
+    fs = ctx.reader
+    read = {"buffer_misses": fs.cache.misses, "buffer_evictions": fs.cache.evictions}
+    if not isinstance(fs, WritableFS):
+        return read
     return {
-        "buffer_misses": cache.misses,
-        "buffer_evictions": cache.evictions,
-        "flushes": flusher.flushes,
-        "fsyncs_logged": flusher.logs,
-        "fifo_free_bytes": ctx.fs.undo.free_bytes,
+        **read,
+        "flushes": fs.flusher.flushes,
+        "fsyncs_logged": fs.flusher.logs,
+        "fifo_free_bytes": fs.undo.free_bytes,
     }
 
 
 async def _bstats(ctx: Context) -> dict[str, Any]:
     """What is in memory now."""
-    fs = ctx.fs
-    return {
+    fs = ctx.reader
+    cached = {
         "cache_bytes": fs.cache.used_bytes,
         "cache_limit_bytes": fs.cache.limit_bytes,
-        "dirty_buffers": sum(len(fs.cache.dirty(cls)) for cls in DirtyClass if cls),
         "inodes": fs.inodes.count,
+    }
+    if not isinstance(fs, WritableFS):
+        return cached
+    return {
+        **cached,
+        "dirty_buffers": sum(len(fs.cache.dirty(cls)) for cls in DirtyClass if cls),
         "dirty_inodes": len(fs.changes.dirty),
         "pending_records": fs.changes.pending,
         "dirty_data_bytes": fs.changes.data_bytes,
@@ -60,33 +69,31 @@ async def _bstats(ctx: Context) -> dict[str, Any]:
 
 async def _stats(ctx: Context) -> dict[str, Any]:
     """Both, and the state of the file system."""
-    head = ctx.fs.volumes.superblock
-    return {
+    fs = ctx.reader
+    head = fs.volumes.superblock
+    counters = {
         **await _iostats(ctx),
         **await _bstats(ctx),
-        "free_bigblocks": ctx.fs.alloc.free_bigblocks,
-        "delayed_bigblocks": ctx.fs.alloc.delayed_bigblocks,
+        "free_bigblocks": head.vol0_stat_freebigblocks,
         "live_inodes": head.vol0_stat_inodes,
-        "flush_tid": f"0x{ctx.fs.flusher.flush_tid:016x}",
-        "failed": None if ctx.fs.changes.failed is None else str(ctx.fs.changes.failed),
+        "flush_tid": tid_text(fs.newest_tid),
+        "writable": isinstance(fs, WritableFS),
+    }
+    if not isinstance(fs, WritableFS):
+        return counters
+    return {
+        **counters,
+        "free_bigblocks": fs.alloc.free_bigblocks,
+        "delayed_bigblocks": fs.alloc.delayed_bigblocks,
+        "failed": None if fs.changes.failed is None else str(fs.changes.failed),
     }
 
 
 async def _sysctl(ctx: Context, name: str | None = None, value: str | None = None) -> dict[str, Any]:
     """Counters of the kernel core, and what of vfs.hammer can be seen and set, by name."""
-    options = ctx.fs.options
-    tree: dict[str, Any] = {
-        **stat.sysctl(),
-        "vfs.hammer.fsync_mode": options.fsync_mode,
-        "vfs.hammer.commit_seconds": options.commit_seconds,
-        "vfs.hammer.limit_dirtybufspace": options.dirty_bytes,
-        "vfs.hammer.limit_inode_records": options.group_records,
-        "vfs.hammer.count_dirtybufspace": ctx.fs.changes.data_bytes,
-        "vfs.hammer.count_inodes": ctx.fs.inodes.count,
-        "vfs.hammer.count_iqueued": len(ctx.fs.changes.dirty),
-        "vfs.hammer.count_newrecords": ctx.fs.changes.pending,
-        "vfs.hammer.stats_commits": ctx.fs.flusher.flushes,
-    }
+    tree = {**stat.sysctl(), "vfs.hammer.count_inodes": ctx.reader.inodes.count}
+    if isinstance(ctx.reader, WritableFS):
+        tree.update(_of_writer(ctx.reader))
     if value is not None and name is not None:
         _set(ctx, name, value)
         return await _sysctl(ctx, name)
@@ -94,6 +101,20 @@ async def _sysctl(ctx: Context, name: str | None = None, value: str | None = Non
     if not found:
         raise NotFound(f"there is no '{name}'")
     return found
+
+
+def _of_writer(fs: WritableFS) -> dict[str, Any]:
+    options = fs.options
+    return {
+        "vfs.hammer.fsync_mode": options.fsync_mode,
+        "vfs.hammer.commit_seconds": options.commit_seconds,
+        "vfs.hammer.limit_dirtybufspace": options.dirty_bytes,
+        "vfs.hammer.limit_inode_records": options.group_records,
+        "vfs.hammer.count_dirtybufspace": fs.changes.data_bytes,
+        "vfs.hammer.count_iqueued": len(fs.changes.dirty),
+        "vfs.hammer.count_newrecords": fs.changes.pending,
+        "vfs.hammer.stats_commits": fs.flusher.flushes,
+    }
 
 
 def _set(ctx: Context, name: str, text: str) -> None:

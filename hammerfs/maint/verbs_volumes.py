@@ -17,8 +17,8 @@ async def _upgrade(ctx: Context, version: int) -> dict[str, Any]:
 
 async def _info(ctx: Context) -> dict[str, Any]:
     """What there is to know of the file system as a whole."""
-    with ctx.fs.cache.section():
-        return facts(ctx.fs)
+    with ctx.reader.cache.section():
+        return facts(ctx.reader)
 
 
 VERBS = {

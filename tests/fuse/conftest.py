@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from hammerfs.vfs.control_proto import sockets_for
 
 PATIENCE_S = 60
 
@@ -85,10 +88,19 @@ def mounted(tmp_path: Path) -> Mounter:
 
 def _wait_for(mount: Mount) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not os.path.ismount(mount.root):
+    while not (os.path.ismount(mount.root) and _answers(mount.root)):
         assert mount.daemon.poll() is None, mount.said()
         assert time.monotonic() < deadline, f"not mounted: {mount.said()}"
         time.sleep(0.02)
+
+
+def _answers(root: Path) -> bool:
+    """Whether the daemon listens on its control socket, the last thing it does before it is ready."""
+    for path in sockets_for(root.stat().st_dev):
+        with socket.socket(socket.AF_UNIX) as connection:
+            if connection.connect_ex(str(path)) == 0:
+                return True
+    return False
 
 
 def _is_dead(root: Path) -> bool:

@@ -9,7 +9,6 @@ import re
 import socket
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,11 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
     with live(tmp_path, image) as found:
-        socket_of(found)
         yield found
 
 
 def socket_of(mount: Mount) -> Path:
-    candidates = list(sockets_for(mount.root.stat().st_dev))
-    deadline = time.monotonic() + 60
-    while not any(path.exists() for path in candidates):  # it is there when mount_hammer has gone to the background
-        assert time.monotonic() < deadline, "no control socket"
-        time.sleep(0.02)
-    return next(path for path in candidates if path.exists())
+    return next(path for path in sockets_for(mount.root.stat().st_dev) if path.exists())
 
 
 class Client:
@@ -339,7 +332,6 @@ def test_flags(mount: Mount) -> None:
 
 def test_flags_of_links_and_of_the_root(tmp_path: Path, image: Path) -> None:
     with mount_in(tmp_path, image, "rw") as mount:
-        socket_of(mount)
         (mount.root / "link").symlink_to("/nowhere")
         run_hammer("chflags", "nodump", mount.root / "link", mount.root)
         assert [flags("lsflags", name) for name in (mount.root / "link", mount.root)] == ["nodump", "nodump"]
@@ -348,7 +340,7 @@ def test_flags_of_links_and_of_the_root(tmp_path: Path, image: Path) -> None:
 
 
 def test_verbs_off_a_mount(tmp_path: Path) -> None:
-    assert "is not on a HAMMER file system mounted for writing" in run_hammer("synctid", tmp_path, code=2)
+    assert "is not on a mounted HAMMER file system" in run_hammer("synctid", tmp_path, code=2)
     assert "No such file" in run_hammer("synctid", tmp_path / "none", code=1)
 
 

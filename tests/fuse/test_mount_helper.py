@@ -111,6 +111,14 @@ def test_a_reader_does_not_become_a_writer(tmp_path: Path, image: Path) -> None:
         assert "was mounted read-only" in done.stderr
 
 
+def test_a_dead_daemon_does_not_remount(tmp_path: Path, image: Path) -> None:
+    with mount_in(tmp_path, image, "rw") as mount:
+        mount.daemon.kill()
+        mount.daemon.wait()
+        done = helper("mount", image, mount.root, "-o", "remount,rw")
+        assert (done.returncode, done.stderr.count("\n")) == (32, 1)
+
+
 def test_as_a_module(image: Path, place: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hammerfs", "mount", "-o", "rw", str(image), str(place)],
