@@ -59,6 +59,8 @@ VOL_SIGNATURE: Final = 0xC8414D4DC5523031
 VOL_SIGNATURE_REV: Final = 0x313052C54D4D41C8
 VOL_HEADER_SIZE: Final = 1928
 VOL_HEADER_AREA: Final = 262144
+BOOT_AREA_MIN: Final = 32 << 10
+MEMORY_LOG_MIN: Final = 256 << 10
 FSTYPE_UUID: Final = bytes.fromhex("ac63dc61386edc11851301301bb8a9f5")
 """61dc63ac-6e38-11dc-8513-01301bb8a9f5 in DCE byte order (first three fields little-endian)."""
 ROOT_VOLUME: Final = 0

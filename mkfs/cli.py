@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from hammerfs.const import BOOT_AREA_MIN, MEMORY_LOG_MIN
 from hammerfs.errors import HammerError, InvalidError
+from hammerfs.signatures import wipe
 from mkfs import report
-from mkfs.layout import BOOT_AREA_MIN, MEMORY_LOG_MIN, Layout, Params, plan
+from mkfs.layout import Layout, Params, plan
 from mkfs.options import build_parser, creation_time_us, program_name
 from mkfs.targets import Targets
-from mkfs.write import erase, wipe, write_layout
+from mkfs.write import erase, write_layout
 from tools.output import print_json
 
 INTERRUPTED = 130

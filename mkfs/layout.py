@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from hammerfs.addr import encode, round16
 from hammerfs.const import (
     BIGBLOCK_SIZE,
+    BOOT_AREA_MIN,
     BTREE_TYPE_LEAF,
     BTREE_TYPE_RECORD,
     BUFMASK,
@@ -31,23 +32,21 @@ from hammerfs.const import (
     LOCALIZE_MISC,
     MAX_UNDO_BIGBLOCKS,
     MAX_VOLUMES,
+    MEMORY_LOG_MIN,
     MIN_UNDO_BIGBLOCKS,
     NODE_SIZE,
     OBJID_ROOT,
     OBJTYPE_DIRECTORY,
     OFF_BAD,
     OFF_LONG_MASK,
-    OFF_SHORT_MASK,
     RECTYPE_INODE,
     RECTYPE_PFS,
     ROOT_VOLUME,
     UNDO_SECTOR,
     VERSION_DIRHASH1,
     VERSION_DIRLOCAL,
-    VOL_HEADER_AREA,
     VOL_HEADER_SIZE,
     ZONE_BTREE,
-    ZONE_FREE,
     ZONE_FREEMAP,
     ZONE_META,
     ZONE_RAW_BUFFER,
@@ -57,15 +56,22 @@ from hammerfs.const import (
 )
 from hammerfs.crc import CrcRule
 from hammerfs.errors import InvalidError, UsageError
-from hammerfs.ondisk.blockmap import LAYER1_SIZE, LAYER2_SIZE, Layer1, Layer2, ZoneDesc
+from hammerfs.ondisk.blockmap import (
+    ABSENT_SPAN,
+    LAYER1_SIZE,
+    LAYER2_SIZE,
+    Layer1,
+    Layer2,
+    ZoneDesc,
+    encode_layer2_table,
+    full_block,
+)
 from hammerfs.ondisk.fifo import encode_dummy
 from hammerfs.ondisk.node import LeafElm, NodeHead, NodeOndisk
 from hammerfs.ondisk.records import INODE_SIZE, PFS_SIZE, InodeData, PfsData, payload_crc
-from hammerfs.ondisk.volume import VolumeOndisk
+from hammerfs.ondisk.volume import VolumeOndisk, new_header
 
-BOOT_AREA_MIN: Final = 32 << 10
 BOOT_AREA_MAX: Final = 256 << 20
-MEMORY_LOG_MIN: Final = 256 << 10
 MEMORY_LOG_MAX: Final = 64 << 30
 MAX_LABEL: Final = 63
 
@@ -118,12 +124,7 @@ class Span:
 
     def encode(self, rule: CrcRule) -> bytes:
         """The whole table."""
-        free = Layer2(ZONE_FREE, 0, 0, 0, BIGBLOCK_SIZE, 0).sealed(rule).encode()
-        beyond = _full(ZONE_UNAVAIL).sealed(rule).encode()
-        raw = bytearray(free * self.limit + beyond * (LAYER2_ENTRIES - self.limit))
-        for index, entry in self.owners.items():
-            raw[index * LAYER2_SIZE : (index + 1) * LAYER2_SIZE] = entry.sealed(rule).encode()
-        return bytes(raw)
+        return encode_layer2_table(self.limit, self.owners, rule)
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ class Layout:
         root = self.headers[ROOT_VOLUME]
         buf_beg = root.vol_buf_beg
         table = b"".join(entry.encode() for entry in self.layer1)
-        absent = _absent(self.rule).encode()
+        absent = ABSENT_SPAN.sealed(self.rule).encode()
         yield Extent(0, buf_beg, table + absent * (LAYER1_ENTRIES - len(self.layer1)))
         for vol_no, spans in enumerate(self.spans):
             for span in spans:
@@ -165,15 +166,6 @@ class Layout:
         for i, address in enumerate(root.vol0_undo_array[: self.undo_bigblocks]):
             sectors = [encode_dummy(seq, self.rule) for seq in range(i * per_block, (i + 1) * per_block)]
             yield Extent(0, root.vol_buf_beg + (address & OFF_LONG_MASK), b"".join(sectors))
-
-
-def _absent(rule: CrcRule) -> Layer1:
-    """The layer-1 entry of a span that does not exist."""
-    return Layer1(0, OFF_BAD, 0, 0, 0).sealed(rule)
-
-
-def _full(zone: int) -> Layer2:
-    return Layer2(zone, 0, 0, BIGBLOCK_SIZE, 0, 0)
 
 
 def default_undo_size(root_zone2_bytes: int) -> int:
@@ -210,12 +202,12 @@ def plan(params: Params) -> Layout:
         )
     first_undo = 1 + len(spans[0])
     for index in range(first_undo, first_undo + undo_bigblocks):
-        first.owners[index] = _full(ZONE_UNDO)
+        first.owners[index] = full_block(ZONE_UNDO)
     node_block = first_undo + undo_bigblocks
     first.owners[node_block] = Layer2(ZONE_BTREE, 0, 0, NODE_SIZE, BIGBLOCK_SIZE - NODE_SIZE, 0)
     first.owners[node_block + 1] = Layer2(ZONE_META, 0, 0, ROOT_META_SIZE, BIGBLOCK_SIZE - ROOT_META_SIZE, 0)
     _fill_root(root, params, rule, spans, first_undo, undo_bigblocks)
-    layer1 = [_absent(rule)] * ((len(headers) - 1) * LAYER1_PER_VOLUME + len(spans[-1]))
+    layer1 = [ABSENT_SPAN.sealed(rule)] * ((len(headers) - 1) * LAYER1_PER_VOLUME + len(spans[-1]))
     for vol_no, vol_spans in enumerate(spans):
         for i, span in enumerate(vol_spans):
             address = encode(ZONE_RAW_BUFFER, vol_no, span.table)
@@ -239,26 +231,11 @@ def _check(params: Params) -> None:
 
 
 def _header(params: Params, vol_no: int, size: int) -> VolumeOndisk:
-    mem_beg = VOL_HEADER_AREA + params.boot_area
-    buf_beg = mem_beg + params.memory_log
-    if size & ~BUFMASK < buf_beg + BIGBLOCK_SIZE:
-        raise InvalidError(f"is too small: {size} bytes hold no big-block", volume=vol_no)
-    if size - buf_beg > OFF_SHORT_MASK:
-        raise InvalidError(f"is too large: a volume has at most {OFF_SHORT_MASK + 1} bytes", volume=vol_no)
-    header = VolumeOndisk(
-        vol_bot_beg=VOL_HEADER_AREA,
-        vol_mem_beg=mem_beg,
-        vol_buf_beg=buf_beg,
-        vol_buf_end=size & ~BUFMASK,
-        vol_fsid=params.fsid.bytes_le,
-        vol_label=params.label.ljust(64, b"\0"),
-        vol_no=vol_no,
-        vol_count=len(params.volume_sizes),
-        vol_version=params.version,
-        vol_rootvol=ROOT_VOLUME,
-    )
-    if vol_no != ROOT_VOLUME:
-        header.vol0_undo_array = [0] * MAX_UNDO_BIGBLOCKS
+    header = new_header(vol_no, size, boot_area=params.boot_area, memory_log=params.memory_log)
+    header.vol_fsid = params.fsid.bytes_le
+    header.vol_label = params.label.ljust(64, b"\0")
+    header.vol_count = len(params.volume_sizes)
+    header.vol_version = params.version
     return header
 
 
@@ -271,7 +248,7 @@ def _spans_of(header: VolumeOndisk) -> list[Span]:
     spans = [Span((first_table + i) * BIGBLOCK_SIZE, min(per_span, bigblocks - i * per_span), {}) for i in range(count)]
     for index in range(first_table + count):
         if spans and index < spans[0].limit:
-            spans[0].owners[index] = _full(ZONE_FREEMAP)
+            spans[0].owners[index] = full_block(ZONE_FREEMAP)
     return spans
 
 

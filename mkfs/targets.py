@@ -15,7 +15,7 @@ from hammerfs.device.file import FileDevice, host_error
 from hammerfs.device.mounts import use_of
 from hammerfs.device.open import open_devices, parse_spec
 from hammerfs.errors import BusyError, ExistsError, InvalidError, NotFound, UsageError
-from mkfs.signatures import Found, find_signatures
+from hammerfs.signatures import Found, find_signatures, kinds_text
 
 NEW_FILE_MODE = 0o666
 
@@ -160,8 +160,7 @@ class Targets:
             raise InvalidError(f"has sectors of {target.device.sector} bytes, over {BUFSIZE}", volume=target.name)
         target.found = find_signatures(target.device)
         if target.found and not self._force:
-            kinds = ", ".join(dict.fromkeys(found.what for found in target.found))
-            raise ExistsError(f"holds {kinds}: -f overwrites it", volume=target.name)
+            raise ExistsError(f"holds {kinds_text(target.found)}: -f overwrites it", volume=target.name)
 
     def _close(self) -> None:
         for target in self.all:

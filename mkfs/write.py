@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from hammerfs.const import BUFSIZE
 from hammerfs.device.base import Device
 from hammerfs.errors import InvalidError
 from mkfs.layout import Extent, Layout
-from mkfs.signatures import Found
 
 _TRIM_CHUNK = 1 << 30
 
@@ -26,21 +24,6 @@ def erase(device: Device) -> None:
     for at in range(0, end, _TRIM_CHUNK):
         if not device.discard(at, min(_TRIM_CHUNK, end - at)):
             raise InvalidError("takes no TRIM: leave -E out", volume=device.name)
-
-
-def wipe(device: Device, found: Iterable[Found]) -> None:
-    """Remove what a volume held before: the signatures found, and any header where ours will be.
-
-    What of them lies where nothing is written (a btrfs at 64 KiB, a GPT at the end) would go on to be found.
-
-    Raises:
-        DeviceError: It failed.
-    """
-    for signature in found:
-        device.pwrite(signature.offset, bytes(signature.size))
-    if any(device.extents(0, BUFSIZE)):
-        device.pwrite(0, bytes(BUFSIZE))
-    device.flush()
 
 
 def write_layout(layout: Layout, devices: Sequence[Device], *, window: int | None = None, trace: Trace) -> None:

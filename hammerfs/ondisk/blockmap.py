@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from hammerfs.const import BIGBLOCK_SIZE, LAYER2_ENTRIES, OFF_BAD, ZONE_FREE, ZONE_UNAVAIL
 from hammerfs.crc import CrcRule, Data
 
 _ZONE = struct.Struct("<QQQQII")
@@ -110,6 +112,33 @@ class Layer2(NamedTuple):
     def crc_ok(self, rule: CrcRule) -> bool:
         """Whether the checksum is right."""
         return rule.matches(self.entry_crc, self.encode()[:12])
+
+
+ABSENT_SPAN = Layer1(0, OFF_BAD, 0, 0, 0)
+"""The entry of 4 TiB that no volume has, not sealed."""
+FREE_BLOCK = Layer2(ZONE_FREE, 0, 0, 0, BIGBLOCK_SIZE, 0)
+"""The entry of a free big-block, not sealed."""
+
+
+def full_block(zone: int) -> Layer2:
+    """The entry of a big-block that is used as a whole (FIFO, freemap) or does not exist, not sealed."""
+    return Layer2(zone, 0, 0, BIGBLOCK_SIZE, 0, 0)
+
+
+def encode_layer2_table(count: int, owners: Mapping[int, Layer2], rule: CrcRule) -> bytes:
+    """A whole new layer-2 table.
+
+    Args:
+        count: Big-blocks that exist of its span.
+        owners: Those that are not free, by index.
+        rule: Makes the checksums.
+    """
+    free = FREE_BLOCK.sealed(rule).encode()
+    beyond = full_block(ZONE_UNAVAIL).sealed(rule).encode()
+    raw = bytearray(free * count + beyond * (LAYER2_ENTRIES - count))
+    for index, entry in owners.items():
+        raw[index * LAYER2_SIZE : (index + 1) * LAYER2_SIZE] = entry.sealed(rule).encode()
+    return bytes(raw)
 
 
 def decode_layer1_table(buf: Data) -> list[Layer1]:

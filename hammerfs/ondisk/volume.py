@@ -6,9 +6,23 @@ import struct
 import uuid
 from dataclasses import dataclass, field
 
-from hammerfs.const import FSTYPE_UUID, MAX_UNDO_BIGBLOCKS, MAX_ZONES, OFF_BAD, VOL_HEADER_SIZE, VOL_SIGNATURE
+from hammerfs.const import (
+    BIGBLOCK_SIZE,
+    BOOT_AREA_MIN,
+    BUFMASK,
+    FSTYPE_UUID,
+    MAX_UNDO_BIGBLOCKS,
+    MAX_ZONES,
+    MEMORY_LOG_MIN,
+    OFF_BAD,
+    OFF_SHORT_MASK,
+    ROOT_VOLUME,
+    VOL_HEADER_AREA,
+    VOL_HEADER_SIZE,
+    VOL_SIGNATURE,
+)
 from hammerfs.crc import CrcRule, Data
-from hammerfs.errors import CorruptError
+from hammerfs.errors import CorruptError, InvalidError
 from hammerfs.ondisk.blockmap import ZONE_DESC_SIZE, ZoneDesc
 
 _HEAD = struct.Struct("<Q4qq16s16s64siiIIII32sqqqqqQQQ")
@@ -154,6 +168,33 @@ class VolumeOndisk:
     def buf_size(self) -> int:
         """Bytes of zone-2 space."""
         return self.vol_buf_end - self.vol_buf_beg
+
+
+def new_header(
+    vol_no: int, size: int, *, boot_area: int = BOOT_AREA_MIN, memory_log: int = MEMORY_LOG_MIN
+) -> VolumeOndisk:
+    """The header of a new volume of so many bytes: its number and areas. The rest is the caller's.
+
+    Raises:
+        InvalidError: Too small or too large; its `volume` is the number.
+    """
+    mem_beg = VOL_HEADER_AREA + boot_area
+    buf_beg = mem_beg + memory_log
+    if size & ~BUFMASK < buf_beg + BIGBLOCK_SIZE:
+        raise InvalidError(f"is too small: {size} bytes hold no big-block", volume=vol_no)
+    if size - buf_beg > OFF_SHORT_MASK:
+        raise InvalidError(f"is too large: a volume has at most {OFF_SHORT_MASK + 1} bytes", volume=vol_no)
+    header = VolumeOndisk(
+        vol_bot_beg=VOL_HEADER_AREA,
+        vol_mem_beg=mem_beg,
+        vol_buf_beg=buf_beg,
+        vol_buf_end=size & ~BUFMASK,
+        vol_no=vol_no,
+        vol_rootvol=ROOT_VOLUME,
+    )
+    if vol_no != ROOT_VOLUME:
+        header.vol0_undo_array = [0] * MAX_UNDO_BIGBLOCKS
+    return header
 
 
 def header_crc(raw: Data, rule: CrcRule) -> int:

@@ -24,12 +24,12 @@ from hammerfs.device.overlay import memory_device
 from hammerfs.errors import VolumeSetError
 from hammerfs.fs import HammerFS
 from hammerfs.ondisk.volume import VolumeOndisk
+from hammerfs.signatures import find_signatures, wipe
 from hammerfs.volumes import Volumes
 from mkfs.cli import main
 from mkfs.layout import Params, plan
 from mkfs.options import build_parser
-from mkfs.signatures import find_signatures
-from mkfs.write import wipe, write_layout
+from mkfs.write import write_layout
 from tests.format.test_newfs_layout import recorded_params
 from tests.golden import GoldenStore, golden_names
 from tools.cli import main as hammer

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from hammerfs.device.file import open_file
+from hammerfs.signatures import find_signatures
 from mkfs.cli import main
-from mkfs.signatures import find_signatures
 from tests.imagetools.disks import disklabel32, disklabel64, gpt, mbr
 from tools.fstyp import main as fstyp
 

@@ -25,19 +25,20 @@ from hammerfs.const import (
 )
 from hammerfs.crc import CrcRule, crc32
 from hammerfs.ondisk.blockmap import (
+    ABSENT_SPAN,
+    FREE_BLOCK,
     LAYER1_SIZE,
     LAYER2_SIZE,
     Layer1,
     Layer2,
+    full_block,
 )
 from tools.fsck.context import Context, header_address
 
 _PER_LAYER1 = BUFSIZE // LAYER1_SIZE
 _PER_LAYER2 = BUFSIZE // LAYER2_SIZE
 _FIXED_ZONES = frozenset({ZONE_UNDO, ZONE_FREEMAP})
-_FREE = Layer2(ZONE_FREE, 0, 0, 0, BIGBLOCK_SIZE, 0)
-_UNAVAIL = Layer2(ZONE_UNAVAIL, 0, 0, BIGBLOCK_SIZE, 0, 0)
-_ABSENT = Layer1(0, OFF_BAD, 0, 0, 0)
+_UNAVAIL = full_block(ZONE_UNAVAIL)
 
 
 def run(ctx: Context) -> None:
@@ -105,8 +106,8 @@ class _Scan:
         self._free = 0
         self._usable = 0
         self._tables = 0
-        self._absent = _both_ways(_ABSENT, rule)
-        self._free_entries = _both_ways(_FREE, rule)
+        self._absent = _both_ways(ABSENT_SPAN, rule)
+        self._free_entries = _both_ways(FREE_BLOCK, rule)
         self._unavail_entries = _both_ways(_UNAVAIL, rule)
         self._absent_rows = {entry * _PER_LAYER1 for entry in self._absent}
         self._free_rows = {entry * _PER_LAYER2 for entry in self._free_entries}

@@ -1,4 +1,4 @@
-"""What a volume to be formatted holds already: signatures of file systems, partition tables and archives.
+"""What a volume to be formatted or added holds already: signatures of file systems, partition tables and archives.
 
 A signature is bytes at a place; what is worth keeping is recognised by them alone, without checksums: a damaged file
 system is worth asking for as well.
@@ -6,10 +6,10 @@ system is worth asking for as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from hammerfs.const import VOL_SIGNATURE
+from hammerfs.const import BUFSIZE, VOL_SIGNATURE
 from hammerfs.device.base import Device
 from hammerfs.device.disklabel import MAGIC64, read_disklabel
 from hammerfs.packfile import MAGIC as PACK_MAGIC
@@ -143,6 +143,26 @@ def find_signatures(device: Device) -> list[Found]:
         if reader.holds(at, row.magic)
     ]
     return [*found, *_zfs(reader), *_linux_raid_at_end(reader), *_disklabel32(device)]
+
+
+def kinds_text(found: Iterable[Found]) -> str:
+    """What signatures stand for, as a list in a sentence."""
+    return ", ".join(dict.fromkeys(one.what for one in found))
+
+
+def wipe(device: Device, found: Iterable[Found]) -> None:
+    """Remove what a volume held before: the signatures found, and any header where ours will be.
+
+    What of them lies where nothing is written (a btrfs at 64 KiB, a GPT at the end) would go on to be found.
+
+    Raises:
+        DeviceError: It failed.
+    """
+    for signature in found:
+        device.pwrite(signature.offset, bytes(signature.size))
+    if any(device.extents(0, BUFSIZE)):
+        device.pwrite(0, bytes(BUFSIZE))
+    device.flush()
 
 
 class _Reader:
