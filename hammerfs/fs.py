@@ -15,11 +15,12 @@ from hammerfs import config, data, dirent, history, snapshot
 from hammerfs.blockmap import BlockMap
 from hammerfs.btree.search import BTree
 from hammerfs.cache import DEFAULT_CACHE_BYTES, BufferCache
-from hammerfs.const import BIGBLOCK_SIZE, BUFSIZE, MAX_TID
+from hammerfs.const import BIGBLOCK_SIZE, BUFSIZE, MAX_TID, VERSION_SNAPSHOT
 from hammerfs.device.base import Device
 from hammerfs.device.open import open_devices
 from hammerfs.device.overlay import OverlayDevice
 from hammerfs.dirent import Dirent
+from hammerfs.errors import LoopError, NameTooLong, NotADirectory, NotFound
 from hammerfs.freemap import Freemap
 from hammerfs.history import Moment
 from hammerfs.inode import Attr, Inode, Inodes, need_file
@@ -32,6 +33,7 @@ from hammerfs.recover import RecoveryScan, UndoSummary, apply_undo, scan_fifo
 from hammerfs.redo import operations
 from hammerfs.redo_replay import replay
 from hammerfs.snapshot import Snapshot
+from hammerfs.symlink import linked_tid, softlink_pfs, stored_target
 from hammerfs.undo import UndoFifo
 from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
@@ -231,8 +233,58 @@ class HammerFS:
         return self.pfs.all()
 
     def snapshots(self, pfs_id: int = 0) -> list[Snapshot]:
-        """Snapshot records of a PFS by TID."""
-        return snapshot.snapshots(self.records, pfs_id)
+        """Snapshots of a PFS by TID: its records; below version 3 the softlinks in its directory of snapshots."""
+        if self.volumes.version >= VERSION_SNAPSHOT:
+            return snapshot.snapshots(self.records, pfs_id)
+        folder = self._link_folder(pfs_id)
+        return [] if folder is None else self.linked_snapshots(folder, pfs_id)
+
+    def linked_snapshots(self, folder: Inode, pfs_id: int) -> list[Snapshot]:
+        """Snapshots of a PFS that softlinks in a directory lead to, by TID; a link's name is the label.
+
+        Raises:
+            NotADirectory: It is none.
+            CorruptError: It is damaged, or what is in it.
+            BufferMiss: As `BufferCache.bread`.
+        """
+        found, led_to = [], {}
+        for entry in self.readdir(folder):
+            inode = self.iget(entry.pfs_id, entry.obj_id, folder.asof)
+            target = self.readlink(inode) if inode.is_symlink else b""
+            tid = linked_tid(target, pfs_id)
+            if tid is None:
+                continue
+            base = target.rpartition(b"@@")[0]
+            if base not in led_to:
+                led_to[base] = self._pfs_led_to(base)
+            if led_to[base] in {None, pfs_id}:
+                found.append(Snapshot(tid, inode.data.ctime, entry.name))
+        return sorted(found)
+
+    def _link_folder(self, pfs_id: int) -> Inode | None:
+        """The directory of a PFS's snapshots below version 3: the one its record names, or ``snapshots`` in it."""
+        named = self.pfs.get(pfs_id).snapshots_path
+        try:
+            root = self.root(pfs_id)
+        except NotFound:
+            return None
+        found = self._below_mount(named or b"snapshots", root)
+        return found if found is not None and found.is_dir else None
+
+    def _pfs_led_to(self, base: bytes) -> int | None:
+        """The PFS whose softlink a path on the host ends in; None when that can't be told."""
+        inode = self._below_mount(base, self.root(), follow=False)
+        return softlink_pfs(stored_target(self.records, inode)) if inode is not None and inode.is_symlink else None
+
+    def _below_mount(self, path: bytes, root: Inode, *, follow: bool = True) -> Inode | None:
+        """What a path on the host leads to, wherever it is mounted: the longest end of it that is there."""
+        parts = [part for part in path.split(b"/") if part not in {b"", b".", b".."}]
+        for first in range(len(parts)):
+            try:
+                return self.resolve(b"/".join(parts[first:]), root, follow=follow)
+            except (NotFound, NotADirectory, LoopError, NameTooLong):
+                continue
+        return None
 
     def config(self, pfs_id: int = 0) -> bytes | None:
         """Configuration text of a PFS."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.ondisk.records import PfsData
+from tools.cmd_snap import snapshot_path
 from tools.passes import run_pass
 from tools.session import Session
 
@@ -195,14 +196,10 @@ class Cleanup:
             expired = self._expire(self._now - line.limit)
         if not line.period:
             return f"run ({expired} expired)"
-        if self._version < VERSION_SNAPSHOT:
-            taken = self._session.run("synctid")
-        else:
-            taken = self._session.run("snap", self._path, label="cleanup")
+        taken = self._session.run("snap", self._path, label="cleanup", linked=True)
         link = self.folder / time.strftime("snap-%Y%m%d-%H%M", time.localtime(self._now))
         if not os.path.lexists(link):
-            suffix = f":{self._pfs_id:05d}" if self._pfs_id else ""
-            link.symlink_to(f"{self._session.place.rstrip('/')}/@@{taken['tid']}{suffix}")
+            link.symlink_to(snapshot_path(self._session, taken))
         return f"run ({expired} expired)" if expired else "run"
 
     def _expire(self, before: float) -> int:

@@ -8,12 +8,12 @@ import sys
 from typing import Any
 
 from hammerfs.const import LOCALIZE_MASK, NODE_SIZE
-from hammerfs.errors import UsageError
 from hammerfs.keys import MAX_INT64
 from hammerfs.maint.verbs_space import CLASSES
 from tools.output import print_json, safe_name
 from tools.passes import PassResult, place_text, run_pass
 from tools.session import open_session
+from tools.softlinks import pruned_by
 
 _FIRST = f"{1 << 63:016x}:{0:04x}"
 _LAST = f"{MAX_INT64:016x}:{LOCALIZE_MASK:04x}"
@@ -23,7 +23,9 @@ _EXIT_INTERRUPTED = 130
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs of this module."""
     prune = verbs.add_parser("prune", help="remove history that no snapshot shows")
-    prune.add_argument("path", metavar="FS|DIR", help="anything in the PFS; softlinks to snapshots in DIR count, too")
+    prune.add_argument(
+        "path", metavar="FS|DIR", help="anything in the PFS, or a directory of softlinks to snapshots of it"
+    )
     prune.add_argument(
         "--exact",
         action="store_true",
@@ -56,15 +58,21 @@ def _percent(text: str) -> int:
 def run_prune(args: argparse.Namespace) -> int:
     """Prune a PFS."""
     words: dict[str, Any] = {"everything": args.everything, "ranges": None}
+    path = args.path
     if not args.everything:
-        words |= {"exact": args.exact, **_softlinks(args)}
-    with open_session(args, args.path) as session:
-        done = run_pass(session, args, "prune", args.path, **words)
+        words["exact"] = args.exact
+        if args.volumes:
+            words["directory"] = path if path.strip("/") else None
+        else:  # softlinks are read here, wherever they are
+            path, links = pruned_by(path)
+            words |= {"targets": [link.target for link in links], "times": [link.ts for link in links]}
+    with open_session(args, path) as session:
+        done = run_pass(session, args, "prune", path, **words)
     reply, stats = done.reply, done.stats
     if args.json:
         print_json(_report(done))
         return _exit_code(done)
-    place = safe_name(os.fsencode(args.path))
+    place = safe_name(os.fsencode(path))
     ranges = reply["ranges"]
     if ranges == []:
         print("No snapshots found", file=sys.stderr)
@@ -81,20 +89,6 @@ def run_prune(args: argparse.Namespace) -> int:
         f"({stats.get('entries', 0)} directory entries) and {stats.get('nbytes', 0)} bytes"
     )
     return _exit_code(done)
-
-
-def _softlinks(args: argparse.Namespace) -> dict[str, Any]:
-    """Where softlinks to snapshots are: on a mount they are read here, wherever DIR is."""
-    if args.volumes:
-        return {"directory": args.path if args.path.strip("/") else None}
-    try:
-        with os.scandir(args.path) as entries:
-            links = [entry for entry in entries if entry.is_symlink()]
-        targets = [os.readlink(entry.path) for entry in links]
-        times = [entry.stat(follow_symlinks=False).st_ctime for entry in links]
-    except OSError as err:
-        raise UsageError(f"{args.path}: {err.strerror}") from None
-    return {"targets": targets, "times": times}
 
 
 def run_reblock(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`hammer synctid snap snaplo snapq snaprm config-set chflags lsflags`: points in time, on a mount or an image."""
+"""`hammer synctid snap snaplo snapq snapshot snaprm chflags lsflags`: points in time, on a mount or an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from hammerfs.const import (
@@ -22,9 +21,10 @@ from hammerfs.const import (
     UF_NOHISTORY,
     UF_NOUNLINK,
     UF_OPAQUE,
+    VERSION_SNAPSHOT,
 )
-from hammerfs.errors import UsageError
-from tools.output import print_json, safe_name
+from hammerfs.errors import NotFound, UsageError
+from tools.output import json_name, print_json, safe_name
 from tools.session import Session, open_session
 
 FLAGS = {
@@ -55,6 +55,9 @@ _ALIASES = {
     "archived": SF_ARCHIVED,
 }
 """Other names for them. `nohistory` sets the flag, as chflags(1) has it."""
+_DEFAULT_NAME = "snap-%Y%m%d-%H%M"
+_TIME_FORM = re.compile(r"%[-_0^#]?[EO]?[A-Za-z%]", re.ASCII)
+_PAST = re.compile(r"@@0[xX][0-9a-fA-F]{16}")
 _LINKED_TID = re.compile(r"@@(0[xX][0-9a-fA-F]{16})")
 
 
@@ -73,6 +76,15 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("path", metavar="DIR", help="a directory (or, for snap and snaplo, the link to make)")
         parser.add_argument("note", nargs="?", default="", help="a label, 63 bytes at most")
         parser.set_defaults(run=run_snap, verb=verb)
+    snapshot = verbs.add_parser("snapshot", help="take a snapshot, print the symbolic link that was made to it")
+    snapshot.add_argument(
+        "words",
+        nargs="+",
+        metavar="[FS] DIR [NOTE]",
+        help="what to take it of (default: where DIR is); a directory for the link, or the link itself, whose name may "
+        "hold strftime(3) forms; a label",
+    )
+    snapshot.set_defaults(run=run_snapshot, verb="snapshot")
     snaprm = verbs.add_parser("snaprm", help="remove snapshots")
     snaprm.add_argument("targets", nargs="+", metavar="LINK|TID", help="a link that snap made, or FS and TIDs in it")
     snaprm.set_defaults(run=run_snaprm)
@@ -97,39 +109,122 @@ def run_synctid(args: argparse.Namespace) -> int:
 
 
 def run_snap(args: argparse.Namespace) -> int:
-    """Take a snapshot."""
-    link: Path | None = None
-    directory = args.path
-    if args.verb != "snapq":
-        if args.volumes:
-            raise UsageError(f"{args.verb} makes a link on a mount; on an image use snapq")
-        link = Path(args.path)
-        if link.is_dir():
-            link = Path(os.path.realpath(link)) / time.strftime("snap-%Y%m%d-%H%M")
-        directory = str(link.parent)
-        if link.is_symlink() or link.exists():
-            raise UsageError(f"{link} is there already")
-        if "@@" in directory:
-            raise UsageError(f"{directory} is in the past: no link can be made there")
+    """Take a snapshot; snap and snaplo make a link to it."""
+    if args.verb == "snapq":
+        with open_session(args, args.path) as session:
+            taken = session.run("snap", args.path, label=args.note)
+        _report(args, taken, _directory_in(args.path, taken, on_image=bool(args.volumes)), None)
+        return 0
+    link = _link_to_make(args, args.path)
+    directory = os.path.dirname(link)
     with open_session(args, directory) as session:
-        taken = session.run("snap", directory, label=args.note)
-        target = _target(args.verb, session, directory, taken)
-    if link is not None:
-        link.symlink_to(target)
-    if args.json:
-        print_json({**taken, "path": target, "link": None if link is None else str(link)})
-    elif link is None:
-        print(target)
+        taken = session.run("snap", directory, label=args.note, linked=True)
+        target = snapshot_path(session, taken) if args.verb == "snap" else _directory_in(directory, taken)
+        _make_link(session, directory, taken, target, link)
+    _report(args, taken, target, link)
     return 0
 
 
-def _target(verb: str, session: Session, directory: str, taken: dict[str, Any]) -> str:
-    """Where a snapshot is: the root of the file system, or the directory itself, as of its TID."""
-    if verb == "snap":
-        return f"{session.place.rstrip('/')}/@@{taken['tid']}"
-    if os.path.realpath(directory) == session.place or Path(directory).name in {"", ".", ".."}:
-        return f"{directory.rstrip('/')}/@@{taken['tid']}"
-    return f"{directory}@@{taken['tid']}"
+def run_snapshot(args: argparse.Namespace) -> int:
+    """Take a snapshot as the oldest form of the command does: a link in any directory, whose name may be a template."""
+    if len(args.words) > 3:
+        raise UsageError("one file system, one directory and one note")
+    where = args.words[0] if len(args.words) > 1 else None
+    folder = args.words[0 if where is None else 1]
+    note = args.words[2] if len(args.words) == 3 else ""
+    link = _link_to_make(args, folder, is_template=True)
+    directory = os.path.dirname(link) if where is None else where
+    _check_present(directory)
+    with open_session(args, directory) as session:
+        taken = session.run("snap", directory, label=note, linked=True)
+        target = snapshot_path(session, taken) if where is None else f"{_absolute(where)}/@@{taken['tid']}"
+        _make_link(session, directory, taken, target, link)
+    _report(args, taken, target, link)
+    return 0
+
+
+def _link_to_make(args: argparse.Namespace, path: str, *, is_template: bool = False) -> str:
+    """Full path of a link: a path itself, or the usual name in the directory that it leads to.
+
+    Raises:
+        UsageError: It can't be made there.
+    """
+    if args.volumes:
+        raise UsageError(f"{args.verb} makes a link on a mount; on an image use snapq")
+    if os.path.isdir(path):
+        link = os.path.join(os.path.realpath(path), _expanded(_DEFAULT_NAME))
+    elif is_template and not os.path.lexists(path):
+        folder, last = os.path.split(_absolute(path))
+        link = os.path.join(folder, _expanded(last))
+    else:
+        link = _absolute(path)
+    _check_present(os.path.dirname(link))
+    if os.path.lexists(link):
+        raise UsageError(f"{link} is there already")
+    if not os.path.isdir(os.path.dirname(link)):
+        raise NotFound(f"{os.path.dirname(link)}: no such directory")
+    return link
+
+
+def _check_present(directory: str) -> None:
+    if _PAST.search(os.path.realpath(directory)):
+        raise UsageError(f"{directory} is in the past: no link can be made there")
+
+
+def _expanded(template: str) -> str:
+    """A name with its strftime forms replaced; whatever else is in it stays as it is."""
+    now = time.localtime()
+    return _TIME_FORM.sub(lambda match: time.strftime(match[0], now), template)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path).rstrip("/")
+
+
+def _make_link(session: Session, directory: str, taken: dict[str, Any], target: str, link: str) -> None:
+    """Make the link; a snapshot that can have none is not kept.
+
+    Raises:
+        UsageError: It can't be made.
+    """
+    try:
+        os.symlink(target, link)
+    except OSError as err:
+        if taken["recorded"]:
+            session.run("snaprm", directory, tids=[taken["tid"]])
+        raise UsageError(f"{link}: {err.strerror}") from None
+
+
+def snapshot_path(session: Session, taken: dict[str, Any]) -> str:
+    """Path to the root of a PFS as of a snapshot of it, by the mount point.
+
+    Args:
+        session: Where the file system is.
+        taken: What the verb has replied.
+    """
+    suffix = f":{taken['pfs']:05d}" if taken["pfs"] else ""
+    return f"{session.place.rstrip('/')}/@@{taken['tid']}{suffix}"
+
+
+def _directory_in(directory: str, taken: dict[str, Any], *, on_image: bool = False) -> str:
+    """Path to a directory as of a snapshot; what a softlink leads to has a past, but by that name the softlink has."""
+    if on_image:
+        place = os.path.normpath(f"/{directory.lstrip('/')}").rstrip("/")
+        is_root = not place or taken["pfs"] != 0
+    else:
+        place = _absolute(directory)
+        is_root = os.path.ismount(place) or os.path.islink(place)
+    return f"{place}{'/' if is_root else ''}@@{taken['tid']}"
+
+
+def _report(args: argparse.Namespace, taken: dict[str, Any], target: str, link: str | None) -> None:
+    """Print the link (snapshot) or the path (snapq); snap and snaplo print nothing."""
+    if args.json:
+        names = {"path": target, "link": link, "label": taken["label"]}
+        texts = {name: None if text is None else json_name(os.fsencode(text)) for name, text in names.items()}
+        print_json({**taken, **texts})
+    elif args.verb in {"snapq", "snapshot"}:
+        print(safe_name(os.fsencode(target if link is None else link)))
 
 
 def run_snaprm(args: argparse.Namespace) -> int:
@@ -147,7 +242,10 @@ def run_snaprm(args: argparse.Namespace) -> int:
         if path is None:
             raise UsageError(f"{tid}: name the file system before it")
         with open_session(args, path) as session:
-            removed += session.run("snaprm", path, tids=[_tid(tid)])["removed"]
+            is_recorded = session.run("pfs-status", path)["version"] >= VERSION_SNAPSHOT
+            if is_recorded or tid is target:
+                session.run("snaprm", path, tids=[_tid(tid)])
+            removed.append(_tid(tid))
         if tid is not target:
             os.unlink(target)
     if not removed:

@@ -24,18 +24,27 @@ MAX_LABEL = 63
 __all__ = ["flags_only", "remove", "set_config", "take", "tid_text"]
 
 
-async def take(fs: WritableFS, pfs_id: int, label: bytes) -> Snapshot:
+async def take(fs: WritableFS, pfs_id: int, label: bytes, *, linked: bool = False) -> Snapshot:
     """Make the present state of a PFS a snapshot: everything is flushed, and its TID recorded, durably.
+
+    Args:
+        fs: The file system.
+        pfs_id: The PFS.
+        label: Of the snapshot.
+        linked: Whether a softlink will remember it, so that a volume version without records will do.
 
     Raises:
         InvalidError: A volume version without snapshot records, or a label that is too long.
         ReadOnlyError: The PFS is a slave: its snapshots come with the mirror.
         HammerError: As `Flusher.flush`.
     """
-    _check(fs, pfs_id)
+    has_record = fs.volumes.version >= VERSION_SNAPSHOT
+    _check(fs, pfs_id, needs_records=not linked)
     if len(label) > MAX_LABEL or b"\0" in label:
         raise InvalidError(f"a label has at most {MAX_LABEL} bytes, and no NUL")
     await fs.flusher.settle()
+    if not has_record:
+        return Snapshot(fs.tids.newest, fs.options.clock(), label)
     tid = fs.tids.alloc()  # no record carries it: pruning takes what was created at the TID of a snapshot
     snap = Snapshot(tid, fs.options.clock(), label)
     data = SnapshotData(tid, snap.ts_us, bytes(16), label.ljust(64, b"\0"), bytes(32))
@@ -47,11 +56,13 @@ async def take(fs: WritableFS, pfs_id: int, label: bytes) -> Snapshot:
 async def remove(fs: WritableFS, pfs_id: int, tids: Iterable[int]) -> None:
     """Remove snapshot records, durably. What only they kept stays until it is pruned.
 
+    A slave may lose them as well: mirroring sends a record once, so one that is removed does not come back.
+
     Raises:
         NotFound: A TID is no snapshot; nothing is removed then.
         HammerError: As `take`.
     """
-    _check(fs, pfs_id)
+    _check(fs, pfs_id, on_slave=True)
     wanted = list(tids)
     with fs.cache.section():
         have = {snap.tid for snap in fs.snapshots(pfs_id)}
@@ -80,12 +91,12 @@ def flags_only(uflags: int) -> SetAttr:
     return SetAttr(uflags=uflags)
 
 
-def _check(fs: WritableFS, pfs_id: int) -> None:
+def _check(fs: WritableFS, pfs_id: int, *, needs_records: bool = True, on_slave: bool = False) -> None:
     fs.changes.check_sound()
-    if fs.volumes.version < VERSION_SNAPSHOT:
+    if needs_records and fs.volumes.version < VERSION_SNAPSHOT:
         raise InvalidError(f"volume version {fs.volumes.version} has no such records, {VERSION_SNAPSHOT} is the first")
     with fs.cache.section():
-        if fs.pfs.get(pfs_id).is_slave:
+        if fs.pfs.get(pfs_id).is_slave and not on_slave:
             raise ReadOnlyError(f"PFS {pfs_id} is a slave")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.maint import (
     snapshots,
@@ -32,7 +33,9 @@ async def _snap(ctx: Context, path: str, label: str = "", linked: bool = False) 
     """Take a snapshot of the PFS that holds a path; `linked`: a softlink will lead to it."""
     pfs_id = ctx.find(path).pfs_id
     snap = await snapshots.take(ctx.fs, pfs_id, os.fsencode(label), linked=linked)
-    return {"tid": snapshots.tid_text(snap.tid), "pfs": pfs_id, "ts_us": snap.ts_us, "label": label}
+    recorded = ctx.fs.volumes.version >= VERSION_SNAPSHOT
+    tid = snapshots.tid_text(snap.tid)
+    return {"tid": tid, "pfs": pfs_id, "ts_us": snap.ts_us, "label": label, "recorded": recorded}
 
 
 async def _snapls(ctx: Context, path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hammerfs.addr import tid_text
 from hammerfs.const import VERSION_SNAPSHOT
-from hammerfs.errors import NotFound, UsageError
+from hammerfs.errors import UsageError
 from hammerfs.maint import snapshots
 from hammerfs.maint.prune import Prune, PruneRange, prune_ranges
 from hammerfs.maint.rebalance import Rebalance
@@ -18,8 +18,6 @@ from hammerfs.maint.sweep import SLICE_SECONDS, key_text, parse_key
 from hammerfs.maint.verb import Context, Verb, tid_of
 from hammerfs.symlink import linked_tid
 
-_OLD_FOLDER = b"snapshots"
-"""Below version 3 snapshots are softlinks in this directory of the PFS."""
 CLASSES = {"btree": What.BTREE, "inodes": What.INODES, "dirs": What.DIRS, "data": What.DATA}
 """Names of what reblock moves."""
 
@@ -62,8 +60,8 @@ async def _prune(
     at = await prune.run(None if start is None else parse_key(start), seconds) if everything or wanted else None
     if everything and at is None:
         with fs.cache.section():
-            held = [] if fs.pfs.get(pfs_id).is_slave else [snap.tid for snap in fs.snapshots(pfs_id)]
-        if held:
+            held = [snap.tid for snap in fs.snapshots(pfs_id)]
+        if held and fs.volumes.version >= VERSION_SNAPSHOT:  # below, they are the users' softlinks
             await snapshots.remove(fs, pfs_id, held)
     return {
         "pfs": pfs_id,
@@ -93,20 +91,8 @@ def _snapshots(
         if tid is not None:
             yield tid, ts
     if directory is not None:
-        folder = ctx.find(directory)
-    elif fs.volumes.version < VERSION_SNAPSHOT:
-        try:
-            folder = fs.resolve(_OLD_FOLDER, fs.root(pfs_id))
-        except NotFound:
-            return
-    else:
-        return
-    for entry in fs.readdir(folder):
-        inode = fs.iget(entry.pfs_id, entry.obj_id)
-        if inode.is_symlink:
-            tid = linked_tid(fs.readlink(inode), pfs_id)
-            if tid is not None:
-                yield tid, inode.data.ctime / 1_000_000
+        for snap in fs.linked_snapshots(ctx.find(directory), pfs_id):
+            yield snap.tid, snap.ts_us / 1_000_000
 
 
 async def _reblock(
