@@ -190,6 +190,12 @@ class ReadOnlyError(HammerError):
     errno = _errno.EROFS
 
 
+class UnsupportedError(HammerError):
+    """HAMMER has no such thing."""
+
+    errno = _errno.EOPNOTSUPP
+
+
 class NotPermitted(HammerError, PermissionError):
     """The flags of the object forbid it (immutable, append-only), or nobody may do that."""
 

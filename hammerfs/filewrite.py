@@ -131,11 +131,11 @@ class FileWriter:
             HammerError: As `truncate`, when there is a size.
         """
         changes, data = self._changes, inode.data
-        if new.uflags is not None and new._replace(uflags=None) == _NOTHING:
-            changes.check_alive(inode)
+        of_kernel = new.ctime_us is not None and new._replace(mtime_us=None, ctime_us=None) == _NOTHING
+        if of_kernel or (new.uflags is not None and new._replace(uflags=None) == _NOTHING):
+            changes.check_alive(inode)  # the kernel tells times later than what changed them, even after a flag forbids it
         else:
-            of_write = new.ctime_us is not None and new._replace(mtime_us=None, ctime_us=None) == _NOTHING
-            changes.check_writable(inode, appending=of_write)  # the kernel's times of data that was added
+            changes.check_writable(inode)
         if new.size is not None:
             self.truncate(inode, new.size)
         if new.mode is not None:

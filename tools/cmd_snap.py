@@ -9,52 +9,12 @@ import sys
 import time
 from typing import Any
 
-from hammerfs.const import (
-    SF_APPEND,
-    SF_ARCHIVED,
-    SF_IMMUTABLE,
-    SF_NOHISTORY,
-    SF_NOUNLINK,
-    UF_APPEND,
-    UF_IMMUTABLE,
-    UF_NODUMP,
-    UF_NOHISTORY,
-    UF_NOUNLINK,
-    UF_OPAQUE,
-    VERSION_SNAPSHOT,
-)
+from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import NotFound, UsageError
+from hammerfs.uflags import FLAGS, changed_flags, flag_names
 from tools.output import json_name, print_json, safe_name
 from tools.session import Session, open_session
 
-FLAGS = {
-    "nodump": UF_NODUMP,
-    "uimmutable": UF_IMMUTABLE,
-    "uappend": UF_APPEND,
-    "opaque": UF_OPAQUE,
-    "uunlink": UF_NOUNLINK,
-    "unohistory": UF_NOHISTORY,
-    "arch": SF_ARCHIVED,
-    "simmutable": SF_IMMUTABLE,
-    "sappend": SF_APPEND,
-    "sunlink": SF_NOUNLINK,
-    "snohistory": SF_NOHISTORY,
-}
-"""Names of flags as chflags(1) prints them; `uunlink` and `sunlink` stand for "may not be unlinked"."""
-_ALIASES = {
-    "immutable": UF_IMMUTABLE,
-    "uchg": UF_IMMUTABLE,
-    "append": UF_APPEND,
-    "uappnd": UF_APPEND,
-    "nohistory": UF_NOHISTORY,
-    "noshistory": SF_NOHISTORY,
-    "schg": SF_IMMUTABLE,
-    "sappnd": SF_APPEND,
-    "uunlnk": UF_NOUNLINK,
-    "sunlnk": SF_NOUNLINK,
-    "archived": SF_ARCHIVED,
-}
-"""Other names for them. `nohistory` sets the flag, as chflags(1) has it."""
 _DEFAULT_NAME = "snap-%Y%m%d-%H%M"
 _TIME_FORM = re.compile(r"%[-_0^#]?[EO]?[A-Za-z%]", re.ASCII)
 _PAST = re.compile(r"@@0[xX][0-9a-fA-F]{16}")
@@ -268,7 +228,7 @@ def run_chflags(args: argparse.Namespace) -> int:
     for path in args.paths:
         with open_session(args, path if args.volumes else _beside(path)) as session:
             uflags = session.run("lsflags", path)["uflags"]
-            session.run("chflags", path, uflags=_changed(uflags, words))
+            session.run("chflags", path, uflags=changed_flags(uflags, words))
     return 0
 
 
@@ -277,26 +237,13 @@ def _beside(path: str) -> str:
     return os.path.dirname(path) or "." if os.path.islink(path) else path
 
 
-def _changed(uflags: int, words: list[str]) -> int:
-    for word in words:
-        bit = FLAGS.get(word) or _ALIASES.get(word)
-        if bit is not None:
-            uflags |= bit
-            continue
-        bit = FLAGS.get(word.removeprefix("no")) or _ALIASES.get(word.removeprefix("no"))
-        if bit is None or not word.startswith("no"):
-            raise UsageError(f"unknown flag '{word}'")
-        uflags &= ~bit
-    return uflags
-
-
 def run_lsflags(args: argparse.Namespace) -> int:
     """Print flags."""
     rows = []
     for path in args.paths:
         with open_session(args, path if args.volumes else _beside(path)) as session:
             uflags = session.run("lsflags", path)["uflags"]
-        rows.append((path, [name for name, bit in FLAGS.items() if uflags & bit]))
+        rows.append((path, flag_names(uflags)))
     if args.json:
         print_json([{"path": path, "flags": names} for path, names in rows])
         return 0

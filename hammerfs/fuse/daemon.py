@@ -134,12 +134,12 @@ class _Mount:
             fs.cache.inline = False
             root = vfs.root
             if isinstance(fs, WritableFS):
-                operations = WritableOperations(vfs, service, fs)
+                operations = WritableOperations(vfs, service, fs, xattr=self._options.xattr)
                 control = ControlServer(Context(fs, root.pfs_id, changed=operations.changed), host, operations)
                 await self._until_unmounted(operations, service, control)
             else:
                 control = ControlServer(Context(fs, root.pfs_id, root.asof), host)
-                await self._until_unmounted(Operations(vfs, service), service, control)
+                await self._until_unmounted(Operations(vfs, service, xattr=self._options.xattr), service, control)
         finally:
             if isinstance(fs, WritableFS):
                 with trio.CancelScope(shield=True):

@@ -23,6 +23,7 @@ from hammerfs.fuse.service import Service
 from hammerfs.vfs.attrs import Stat
 from hammerfs.vfs.node import Node, ObjectNode
 from hammerfs.vfs.vfs import Vfs
+from hammerfs.vfs.xattrs import is_ours, xattrs
 
 T = TypeVar("T")
 log = logging.getLogger("hammerfs")
@@ -81,15 +82,17 @@ class Operations(pyfuse3.Operations):
     Args:
         vfs: The file system as it is to look.
         service: Runs calls.
+        xattr: Whether there are extended attributes. They cost a request at every write(2): the kernel asks for one.
     """
 
     supports_dot_lookup = True
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, vfs: Vfs, service: Service) -> None:
+    def __init__(self, vfs: Vfs, service: Service, *, xattr: bool = False) -> None:
         super().__init__()
         self._vfs = vfs
+        self._has_xattrs = xattr
         self._service = service
         self._nodes = NodeTable(vfs.root)
         self._dirs: dict[int, OpenDir] = {}
@@ -188,6 +191,25 @@ class Operations(pyfuse3.Operations):
     async def flush(self, fh: FileHandleT) -> None:
         """Not implemented: the kernel then stops asking at every close."""
         raise FUSEError(errno.ENOSYS)
+
+    # Extended attributes
+
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        """One of the attributes `xattrs` makes."""
+        if not self._has_xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel then stops asking
+        found = None
+        if is_ours(name):
+            found = (await self._answer(xattrs, self._vfs, await self._node(inode))).get(name)
+        if found is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return found
+
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
+        """Their names."""
+        if not self._has_xattrs:
+            raise FUSEError(errno.ENOSYS)
+        return list(await self._answer(xattrs, self._vfs, await self._node(inode)))
 
     # The file system
 

@@ -51,6 +51,7 @@ class MountOptions:
         allow_other: Whether other users may come in; None: when root mounts.
         default_permissions: Whether the kernel checks permissions; None: when root mounts.
         max_read: Most bytes of one read request; None: the kernel's own limit.
+        xattr: Whether what HAMMER knows of an object is shown as extended attributes.
         writing: How the file system is written to.
         kernel_flags: Words for the kernel.
     """
@@ -69,6 +70,7 @@ class MountOptions:
     allow_other: bool | None = None
     default_permissions: bool | None = None
     max_read: int | None = None
+    xattr: bool = False
     writing: WriteOptions = field(default_factory=WriteOptions)
     kernel_flags: set[str] = field(default_factory=set)
 
@@ -110,6 +112,13 @@ def parse_options(lists: Iterable[str]) -> MountOptions:
     if options.recover == "raw" and not options.read_only:
         raise UsageError("norecovery needs ro")
     return options
+
+
+def option_words() -> tuple[str, ...]:
+    """The words that mean something here, for people to choose from; those that take a value end with ``=``."""
+    snapdirs = (f"snapdir={mode}" for mode in get_args(SnapdirMode))
+    values = (f"{name}=" for name in (*_VALUES, *_WRITING_VALUES) if name != "snapdir")
+    return tuple(sorted({*_FLAGS, *_WRITING_FLAGS, *_KERNEL_FLAGS, *values, *snapdirs}))
 
 
 def _apply(options: MountOptions, word: str) -> None:
@@ -215,6 +224,8 @@ _FLAGS: dict[str, tuple[str, Any]] = {
     "noallow_other": ("allow_other", False),
     "default_permissions": ("default_permissions", True),
     "nodefault_permissions": ("default_permissions", False),
+    "xattr": ("xattr", True),
+    "noxattr": ("xattr", False),
     "skip_redo": ("recover", "undo"),
     "norecovery": ("recover", "raw"),
 }

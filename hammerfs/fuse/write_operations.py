@@ -37,6 +37,7 @@ from hammerfs.namespace import Owner
 from hammerfs.rw import WritableFS
 from hammerfs.vfs.node import Node, ObjectNode
 from hammerfs.vfs.vfs import Vfs
+from hammerfs.vfs.xattrs import new_uflags
 
 T = TypeVar("T")
 _SOON = 1.0
@@ -66,12 +67,13 @@ class WritableOperations(Operations):
         vfs: The file system as it is to look.
         service: Runs calls.
         fs: The same file system, to be changed.
+        xattr: Whether there are extended attributes.
     """
 
     enable_writeback_cache = True
 
-    def __init__(self, vfs: Vfs, service: Service, fs: WritableFS) -> None:
-        super().__init__(vfs, service)
+    def __init__(self, vfs: Vfs, service: Service, fs: WritableFS, *, xattr: bool = False) -> None:
+        super().__init__(vfs, service, xattr=xattr)
         self._fs = fs
         self._unlinked: dict[int, Inode] = {}
         """Objects without a name that the kernel still knows, by number: they live until it forgets them."""
@@ -225,6 +227,22 @@ class WritableOperations(Operations):
             self._kernel_times.pop(inode, None)
         self._touched(inode)
         return await self._attrs_of(node)
+
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Change the flags, by their names."""
+        if not self._has_xattrs:
+            raise FUSEError(errno.ENOSYS)
+        found = await self._inode(await self._live_node(inode))
+        try:
+            uflags = new_uflags(found, name, value, ctx.uid)
+        except HammerError as err:
+            raise self._refusal(err) from err
+        await self._change(self._fs.setattr, found, SetAttr(uflags=uflags))
+        self._touched(inode)
+
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        """What HAMMER knows of an object is not removed."""
+        raise FUSEError(errno.EOPNOTSUPP if self._has_xattrs else errno.ENOSYS)
 
     # Files
 

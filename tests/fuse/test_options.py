@@ -46,6 +46,8 @@ def test_words_for_others_are_swallowed(word: str) -> None:
         ("allow_other,noallow_other", "allow_other", False),
         ("nodefault_permissions", "default_permissions", False),
         ("max_read=131072", "max_read", 131072),
+        ("xattr", "xattr", True),
+        ("xattr,noxattr", "xattr", False),
         ("nosuid,nodev", "kernel_flags", {"nosuid", "nodev"}),
         ("nosuid,noexec,suid", "kernel_flags", {"noexec", "suid"} if os.geteuid() == 0 else {"noexec"}),
         ("noatime,sync", "kernel_flags", {"noatime", "sync"}),
