@@ -133,7 +133,7 @@ class FileWriter:
         changes, data = self._changes, inode.data
         of_kernel = new.ctime_us is not None and new._replace(mtime_us=None, ctime_us=None) == _NOTHING
         if of_kernel or (new.uflags is not None and new._replace(uflags=None) == _NOTHING):
-            changes.check_alive(inode)  # the kernel tells times later than what changed them, even after a flag forbids it
+            changes.check_alive(inode)  # the kernel tells times late, maybe after a flag that forbids it
         else:
             changes.check_writable(inode)
         if new.size is not None:
