@@ -38,6 +38,16 @@ class PfsTable:
             self._cached[pfs_id] = data
         return data
 
+    def was_destroyed(self, pfs_id: int) -> bool:
+        """Whether there was such a PFS, and its id is free again.
+
+        Raises:
+            CorruptError: Its record is damaged.
+            BufferMiss: As `BufferCache.bread`.
+        """
+        data = self._cached.get(pfs_id) or self._stored(pfs_id)
+        return pfs_id != 0 and data is not None and data.is_deleted
+
     def all(self) -> list[tuple[int, PfsData]]:
         """All PFSs that exist, by id.
 
@@ -83,12 +93,16 @@ class PfsTable:
         """Read the records anew."""
         self._cached.clear()
 
+    def _stored(self, pfs_id: int) -> PfsData | None:
+        """What the record of a PFS holds."""
+        if not 0 <= pfs_id < MAX_PFS:
+            return None
+        elm = self._records.lookup(LOCALIZE_MISC, OBJID_ROOT, RECTYPE_PFS, pfs_id << 16, MAX_TID)
+        return None if elm is None else PfsData.decode(self._records.payload(elm))
+
     def _load(self, pfs_id: int) -> PfsData:
-        elm = None
-        if 0 <= pfs_id < MAX_PFS:
-            elm = self._records.lookup(LOCALIZE_MISC, OBJID_ROOT, RECTYPE_PFS, pfs_id << 16, MAX_TID)
-        if elm is not None:
-            data = PfsData.decode(self._records.payload(elm))
+        data = self._stored(pfs_id)
+        if data is not None:
             if pfs_id == 0 or not data.is_deleted:
                 return data
         elif pfs_id == 0:

@@ -167,7 +167,7 @@ class Cleanup:
     def _line(self, line: Line) -> bool:
         """Run one command if it is due; whether it went well."""
         head = f"{line.command:>20} - "
-        if line.command == "snapshots" and (self._all_history_goes or self._pfs.is_slave):
+        if line.command == "snapshots" and self._all_history_goes:
             self._say(head + "disabled")
             return True
         mark = self.folder / f".{line.command}.period"
@@ -190,11 +190,11 @@ class Cleanup:
     # Commands
 
     def snapshots(self, line: Line) -> str:
-        """Snapshots older than the limit go, and one is taken."""
+        """Snapshots older than the limit go, and one is taken; a slave's come with the mirror."""
         expired = 0
         if line.limit:
             expired = self._expire(self._now - line.limit)
-        if not line.period:
+        if not line.period or self._pfs.is_slave:
             return f"run ({expired} expired)"
         taken = self._session.run("snap", self._path, label="cleanup", linked=True)
         link = self.folder / time.strftime("snap-%Y%m%d-%H%M", time.localtime(self._now))

@@ -159,8 +159,7 @@ def run_destroy(args: argparse.Namespace) -> int:
     with open_session(args, _parent_of_link(args)) as session:
         if not args.yes:
             _ask(args.path)
-        words = {"master": None, "pfs": None}
-        done = run_pass(session, args, "pfs-destroy", args.path, unlink=bool(args.volumes), **words)
+        done = run_pass(session, args, "pfs-destroy", args.path, unlink=bool(args.volumes), pfs=None)
         if done.stopped_at is None and not args.volumes and os.path.islink(args.path):
             os.unlink(args.path)
     return _finished(args, done, f"pfs-destroy of PFS#{done.reply['pfs']}", "succeeded!")

@@ -153,16 +153,15 @@ async def upgrade(fs: WritableFS, pfs_id: int, rollback: Rollback, start: Key | 
     return at
 
 
-async def destroy(
-    fs: WritableFS, pfs_id: int, rollback: Rollback, *, master: bool, start: Key | None, seconds: float
-) -> Key | None:
+async def destroy(fs: WritableFS, pfs_id: int, rollback: Rollback, *, start: Key | None, seconds: float) -> Key | None:
     """Destroy a PFS, a piece at a time. From the first piece on nobody can write to it.
+
+    One that was broken off leaves a slave with holes in it; begun anew it comes to the same end.
 
     Args:
         fs: The file system.
         pfs_id: The PFS.
         rollback: To before everything.
-        master: Whether it was a master when it began.
         start: Where to go on; None: it begins.
         seconds: For how long.
 
@@ -185,7 +184,7 @@ async def destroy(
             await fs.flusher.flush()
     at = await rollback.run(start, seconds)
     if at is None:
-        data.mirror_flags = PFS_DELETED | (0 if master else PFS_SLAVE)
+        data.mirror_flags = PFS_DELETED
         with fs.cache.section():
             _note(fs, pfs_id, data)
         await fs.flusher.flush()

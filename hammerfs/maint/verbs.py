@@ -40,7 +40,7 @@ async def _snap(ctx: Context, path: str, label: str = "", linked: bool = False) 
 
 async def _snapls(ctx: Context, path: str) -> dict[str, Any]:
     """List the snapshots of the PFS that holds a path."""
-    pfs_id = ctx.find(path).pfs_id
+    pfs_id = ctx.pfs_of(path)
     with ctx.reader.cache.section():
         found = ctx.reader.snapshots(pfs_id)
     rows = [{"tid": snapshots.tid_text(s.tid), "ts_us": s.ts_us, "label": os.fsdecode(s.label)} for s in found]
@@ -49,14 +49,14 @@ async def _snapls(ctx: Context, path: str) -> dict[str, Any]:
 
 async def _snaprm(ctx: Context, path: str, tids: list[str]) -> dict[str, Any]:
     """Remove snapshots from the PFS that holds a path."""
-    pfs_id = ctx.find(path).pfs_id
+    pfs_id = ctx.pfs_of(path)
     await snapshots.remove(ctx.fs, pfs_id, [tid_of(tid) for tid in tids])
     return {"pfs": pfs_id, "removed": tids}
 
 
 async def _config(ctx: Context, path: str, text: str | None = None) -> dict[str, Any]:
     """Show or set the configuration text of the PFS that holds a path."""
-    pfs_id = ctx.find(path).pfs_id
+    pfs_id = ctx.pfs_of(path)
     if text is not None:
         await snapshots.set_config(ctx.fs, pfs_id, os.fsencode(text))
     with ctx.reader.cache.section():

@@ -95,18 +95,16 @@ async def _upgrade(ctx: Context, path: str, start: str | None = None, seconds: f
 async def _destroy(
     ctx: Context,
     path: str,
-    master: bool | None = None,
     pfs: int | None = None,
     unlink: bool = False,
     start: str | None = None,
     seconds: float = SLICE_SECONDS,
 ) -> dict[str, Any]:
-    """Destroy a PFS.
+    """Destroy a PFS; of one that is destroyed already only the softlink can be left.
 
     Args:
         ctx: The file system.
         path: Its softlink.
-        master: Whether it was a master when it began, as an earlier call has told.
         pfs: Its id, as an earlier call has told.
         unlink: Whether the softlink goes as well.
         start: Where to go on.
@@ -120,16 +118,16 @@ async def _destroy(
             raise InvalidError(f"{path} is no softlink to a PFS")
         if pfs_id == ctx.pfs_id:
             raise InvalidError(f"PFS {pfs_id} is what is mounted")
-        was_master = not fs.pfs.get(pfs_id).is_slave if master is None else master
+        is_gone = fs.pfs.was_destroyed(pfs_id)
     rollback = Rollback(fs, pfs_id, 0)
     key = None if start is None else parse_key(start)
-    at = await pfs_admin.destroy(fs, pfs_id, rollback, master=was_master, start=key, seconds=seconds)
+    at = None if is_gone else await pfs_admin.destroy(fs, pfs_id, rollback, start=key, seconds=seconds)
     if at is None and unlink and link.is_symlink:
         with fs.cache.section():
             folder, name = os.path.split(os.fsencode(path).rstrip(b"/"))
             fs.namespace.unlink(ctx.find(os.fsdecode(folder) or "/"), name)
         await fs.flusher.flush()
-    return {"pfs": pfs_id, "master": was_master, "next": key_text(at), "stats": rollback.stats}
+    return {"pfs": pfs_id, "next": key_text(at), "stats": rollback.stats}
 
 
 def _home(ctx: Context, path: str) -> Inode:

@@ -52,11 +52,11 @@ def test_periods_count_by_whole_days_hours_minutes() -> None:
     assert is_due(0, noon, noon)
 
 
-def clean(fs: WritableFS, folder: Path, *, force: bool = False) -> list[str]:
-    """Run a cleanup of PFS 0; what it says."""
+def clean(fs: WritableFS, folder: Path, path: str = "/", *, force: bool = False) -> list[str]:
+    """Run a cleanup of a PFS; what it says."""
     said: list[str] = []
     args = argparse.Namespace(force=force)
-    assert Cleanup(Here(fs), args, "/", said.append, folder).run()
+    assert Cleanup(Here(fs), args, path, said.append, folder).run()
     return [line.strip() for line in said]
 
 
@@ -98,6 +98,44 @@ def test_snapshots_expire(tmp_path: Path) -> None:
     assert (folder / "mine").is_symlink()
     fs.close()
     assert_sound(media)
+
+
+def test_snapshots_of_a_slave_expire_and_it_takes_none(tmp_path: Path) -> None:
+    source, media = mount(fresh()), fresh()
+    verb(source, "pfs-create", path="/", link="m", slave=False, options=[])
+    source.create(source.root(1), b"f")
+    taken = [verb(source, "snap", path="/m", label=f"{number}")["tid"] for number in range(3)]
+    fs = mount(media)
+    shared = source.pfs.get(1).shared_uuid
+    verb(fs, "pfs-create", path="/", link="s", slave=True, options=[f"shared-uuid={source.pfs.get(1).shared}"])
+
+    def bring() -> None:
+        beg, end = f"0x{fs.pfs.get(1).sync_end_tid + 1:x}", f"0x{source.sync():x}"
+        read = verb(source, "mirror-read", pfs=1, tid_beg=beg, tid_end=end)
+        words = {"shared_uuid": shared.hex(), "tid_beg": "0x1", "tid_end": end}
+        verb(fs, "mirror-write", pfs=1, data=read["data"], **words)
+        verb(fs, "mirror-synced", pfs=1, shared_uuid=shared.hex(), tid=end)
+
+    bring()
+    assert [snap["tid"] for snap in verb(fs, "snapls", path="/s")["snapshots"]] == taken
+    want = tree(source, int(taken[1], 16))
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "snap-20140513-1653").symlink_to(f"here/@@{taken[0]}:00001")
+    (folder / "config").write_text("snapshots 1d 60d\nprune 1d 5m\n")
+    assert clean(fs, tmp_path, path="/s")[1:] == ["snapshots - run (3 expired)", "prune - run"], "the year is 2014"
+    assert verb(fs, "snapls", path="/s")["snapshots"] == []
+    assert not (folder / "snap-20140513-1653").is_symlink()
+    assert clean(fs, tmp_path, path="/s", force=True)[1] == "snapshots - run (0 expired)"
+    source.create(source.root(1), b"later")
+    late = verb(source, "snap", path="/m")["tid"]
+    bring()
+    assert [snap["tid"] for snap in verb(fs, "snapls", path="/s")["snapshots"]] == [late], "those removed stay away"
+    assert sorted(entry.name for entry in fs.readdir(fs.root(1))) == [b"f", b"later"]
+    assert tree(source, int(taken[1], 16)) == want
+    fs.close()
+    assert_sound(media)
+    source.close()
 
 
 def test_without_snapshots_all_history_goes(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ from random import Random
 
 import pytest
 
+from hammerfs.btree.iterate import scan
 from hammerfs.changes import WriteOptions
+from hammerfs.const import LOCALIZE_MISC, MAX_TID, OBJID_ROOT, PFS_DELETED, RECTYPE_PFS
 from hammerfs.device.base import Device
 from hammerfs.device.faulty import Crash, Journal, RecordingDevice, crash_images
 from hammerfs.maint import pfs_admin, prune, reblock
+from hammerfs.maint.sweep import pfs_keys
+from hammerfs.ondisk.records import PfsData
 from hammerfs.rw import WritableFS
 from tests.enginelab import Clock, abandon, assert_sound, fresh, mount
 from tests.maint.lab import churn, history, trees, verb, whole
@@ -118,7 +122,8 @@ def test_a_version_upgrade_is_whole_or_has_not_been(before: int, after: int) -> 
     assert seen == {before, after}
 
 
-def test_destroying_a_pfs_harms_no_other() -> None:
+@pytest.mark.parametrize("kind", ["master", "slave"])
+def test_destroying_a_pfs_harms_no_other_and_is_finished_by_a_second_try(kind: str) -> None:
     media = fresh()
     fs = mount(media)
     verb(fs, "pfs-create", path="/", link="p", slave=False, options=[])
@@ -127,19 +132,32 @@ def test_destroying_a_pfs_harms_no_other() -> None:
     for name in range(30):
         fs.write(fs.create(root, b"f%d" % name), 0, b"x" * 9000)
     fs.sync()
+    if kind == "slave":
+        verb(fs, "pfs-downgrade", path="/p")
     want = trees(fs, [None])[None]
     fs.close()
+    states: set[tuple[bool, bool]] = set()
 
     def work(fs: WritableFS) -> None:
-        whole(fs, "pfs-destroy", path="/p", master=True)
+        whole(fs, "pfs-destroy", path="/p", unlink=True)
 
     def check(fs: WritableFS) -> None:
         now = trees(fs, [None])[None]
+        states.add((fs.pfs.was_destroyed(1), b"/p" in now))
+        if b"/p" in now:
+            whole(fs, "pfs-destroy", path="/p", unlink=True)
+        elm = fs.records.lookup(LOCALIZE_MISC, OBJID_ROOT, RECTYPE_PFS, 1 << 16, MAX_TID)
+        assert elm is not None
+        assert PfsData.decode(fs.records.payload(elm)).mirror_flags == PFS_DELETED
+        assert list(scan(fs.tree, *pfs_keys(1))) == []
+        now = trees(fs, [None])[None]
+        assert b"/p" not in now
         assert {path: node for path, node in now.items() if path != b"/p"} == {
             path: node for path, node in want.items() if path != b"/p"
         }
 
     assert cut(media, work, check) > CUTS
+    assert states >= {(False, True), (True, False)}
 
 
 def test_a_slave_shows_one_round_or_the_next() -> None:

@@ -208,17 +208,37 @@ def test_destroying_goes_on_after_a_pause_and_nobody_writes_meanwhile(monkeypatc
         fs.create(root, b"f%d" % name)
     reply = verb(fs, "pfs-destroy", path="/p", seconds=0)
     assert reply["next"] is not None
-    assert reply["master"] is True
     with pytest.raises(HammerError):
         fs.create(root, b"too late")
     fs.close()
     assert_sound(media)
     again = mount(media)
-    whole(again, "pfs-destroy", path="/p", unlink=True, master=True)
+    whole(again, "pfs-destroy", path="/p", unlink=True)
     assert list(scan(again.tree, *pfs_keys(pfs_id))) == []
     assert set(tree(again)) == {b"", b"/outside"}
     again.close()
     assert_sound(media)
+
+
+@pytest.mark.golden
+def test_destroying_anew_after_it_was_broken_off(
+    golden: GoldenStore, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = golden.copy("pfs-mirror")
+    monkeypatch.setattr(pfs_admin, "CHANGED", 9)
+    with WritableFS.open_rw(image.spec) as fs:
+        assert verb(fs, "pfs-destroy", path="/m1", seconds=0)["next"] is not None
+    with WritableFS.open_rw(image.spec) as fs:
+        assert fs.pfs.get(1).is_slave, "nobody writes to what is left"
+    assert main(["-f", image.spec, "-y", "pfs-destroy", "/m1"]) == 0
+    with WritableFS.open_rw(image.spec) as fs:
+        assert fs.pfs.was_destroyed(1)
+        fs.symlink(fs.root(), b"left", b"@@PFS00001")
+    capsys.readouterr()
+    assert main(["-f", image.spec, "-y", "pfs-destroy", "/left"]) == 0, "its softlink was all there was left"
+    assert main(["-f", image.spec, "-y", "pfs-destroy", "/left"]) == 1
+    assert "left" in capsys.readouterr().err
+    sound(image)
 
 
 @pytest.mark.parametrize(
@@ -300,10 +320,10 @@ def test_what_is_open_keeps_a_pfs_from_being_destroyed() -> None:
     fs.sync()
     fs.unlink(fs.root(1), b"f")
     with pytest.raises(BusyError):
-        verb(fs, "pfs-destroy", path="/p", master=True)
+        verb(fs, "pfs-destroy", path="/p")
     assert fs.read(inode, 0, 1) == b""
     fs.release(inode)
-    whole(fs, "pfs-destroy", path="/p", unlink=True, master=True)
+    whole(fs, "pfs-destroy", path="/p", unlink=True)
     assert fs.changes.failed is None
     fs.close()
     assert_sound(media)
@@ -315,7 +335,7 @@ def test_a_late_look_at_a_destroyed_pfs_harms_nothing() -> None:
     made(fs, "p")
     inode = fs.create(fs.root(1), b"f")
     fs.sync()
-    whole(fs, "pfs-destroy", path="/p", unlink=True, master=True)
+    whole(fs, "pfs-destroy", path="/p", unlink=True)
     fs.changes.touch(inode, DIRTY_ATIME)  # somebody who held it has read it
     fs.sync()
     assert fs.changes.failed is None
