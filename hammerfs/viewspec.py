@@ -46,6 +46,11 @@ def parse_tid(text: str) -> int | None:
     return int(text, 16) or MAX_TID if _TID.match(text) else None
 
 
+def means_snapshot(label: str) -> bool:
+    """Whether a snapshot's label is understood as one by `parse_asof`, and not as a TID or the head."""
+    return label not in _HEAD and parse_tid(label) is None
+
+
 def parse_asof(
     fs: HammerFS, pfs_id: int, text: str, points: FlushPoints | None = None, *, patient: bool = False
 ) -> int:

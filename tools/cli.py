@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         cmd_cleanup,
         cmd_copy,
         cmd_dedup,
+        cmd_completion,
         cmd_history,
         cmd_info,
         cmd_maint,
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+    cmd_completion.add_parsers(verbs)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hammer`; return its exit code."""
     prepare_output()

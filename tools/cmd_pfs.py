@@ -16,7 +16,11 @@ from tools.pfs_text import pfs_json, print_pfs
 from tools.session import Session, open_session
 from tools.target import open_fs, parse_pfs_or_path
 
-_OPTIONS = "sync-beg-tid sync-end-tid shared-uuid unique-uuid label snapshots snapshots-clear prune-min"
+OPTIONS = (
+    *("sync-beg-tid", "sync-end-tid", "shared-uuid", "unique-uuid"),
+    *("label", "snapshots", "snapshots-clear", "prune-min"),
+)
+"""What of a PFS's record can be set."""
 _COUNTDOWN = 5
 
 
@@ -30,11 +34,11 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for verb, slave in (("pfs-master", False), ("pfs-slave", True)):
         parser = verbs.add_parser(verb, help=f"make a {verb[4:]} PFS and a softlink to it")
         parser.add_argument("path", metavar="LINK", help="the softlink to make, in PFS 0")
-        parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help=f"of {_OPTIONS}")
+        parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help=f"of {', '.join(OPTIONS)}")
         parser.set_defaults(run=run_create, slave=slave)
     update = verbs.add_parser("pfs-update", help="change the record of a PFS")
     update.add_argument("path", metavar="PFS", help="anything in it")
-    update.add_argument("options", nargs="+", metavar="OPTION=VALUE", help=f"of {_OPTIONS}")
+    update.add_argument("options", nargs="+", metavar="OPTION=VALUE", help=f"of {', '.join(OPTIONS)}")
     update.set_defaults(run=run_update)
     upgrade = verbs.add_parser("pfs-upgrade", help="make a slave a master, as of its last synchronisation")
     upgrade.add_argument("path", metavar="PFS", help="anything in it, or its softlink")
