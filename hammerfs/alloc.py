@@ -27,6 +27,7 @@ from hammerfs.const import (
     LAYER1_SPAN,
     OFF_BAD,
     VERSION_DEDUP,
+    VOL_SHIFT,
     XBUFSIZE,
     ZONE_FREE,
     ZONE_RAW_BUFFER,
@@ -34,7 +35,7 @@ from hammerfs.const import (
     ZONES_MAPPED,
 )
 from hammerfs.errors import CorruptError, InvalidError, NoSpace, RefCountError
-from hammerfs.freemap import Freemap
+from hammerfs.freemap import Freemap, volume_spans
 from hammerfs.ondisk.blockmap import LAYER2_SIZE, Layer2
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volumes import Volumes
@@ -73,6 +74,8 @@ class Allocator:
         """Big-blocks that became free since the last settle."""
         self._delayed: set[int] = set()
         """Those that did before, and are not to be reused yet."""
+        self._closed: set[int] = set()
+        """Numbers of the volumes on which nothing is handed out."""
 
     @property
     def free_bigblocks(self) -> int:
@@ -83,6 +86,46 @@ class Allocator:
     def delayed_bigblocks(self) -> int:
         """Free big-blocks that may not be used yet."""
         return len(self._delayed | self._fresh)
+
+    @property
+    def closed_bigblocks(self) -> int:
+        """Free big-blocks of closed volumes.
+
+        Raises:
+            BufferMiss: As `reserve`.
+            CorruptError: As `reserve`.
+            DeviceError: As `reserve`.
+        """
+        return sum(
+            self._freemap.layer1(span << LAYER1_SHIFT).blocks_free + self._span_free.get(span, 0)
+            for vol_no in self._closed
+            for span in volume_spans(vol_no, self._volumes.by_number[vol_no].bigblocks)
+        )
+
+    @property
+    def closed_size(self) -> int:
+        """All big-blocks of closed volumes."""
+        return sum(self._volumes.by_number[vol_no].bigblocks for vol_no in self._closed)
+
+    def close_volume(self, vol_no: int) -> None:
+        """Hand out nothing on a volume any more. What is reserved there stays so until the next flush."""
+        self._closed.add(vol_no)
+        for cursor in self._cursors.values():
+            if vol_of(cursor.next) == vol_no:
+                cursor.block = None
+                cursor.next = self._next_volume(cursor.zone, vol_no)
+
+    def open_volume(self, vol_no: int) -> None:
+        """Undo `close_volume`."""
+        self._closed.discard(vol_no)
+
+    def is_closed(self, vol_no: int) -> bool:
+        """Whether nothing is handed out on a volume."""
+        return vol_no in self._closed
+
+    def is_reserved(self, vol_no: int) -> bool:
+        """Whether space of a volume is kept for somebody, or may not be reused yet."""
+        return any(index >> VOL_SHIFT - BIGBLOCK_BITS == vol_no for index in self._holds)
 
     def has_space(self, needs: Mapping[int, int], slop_bigblocks: int) -> bool:
         """Whether space is left when something is taken and so many big-blocks stay free.
@@ -96,7 +139,7 @@ class Allocator:
             CorruptError: As `reserve`.
             DeviceError: As `reserve`.
         """
-        free = self.free_bigblocks - self.delayed_bigblocks - slop_bigblocks
+        free = self.free_bigblocks - self.delayed_bigblocks - self.closed_bigblocks - slop_bigblocks
         if free - len(self._holds) >= len(needs) + (sum(needs.values()) >> BIGBLOCK_BITS):
             return True
         for index, hold in self._holds.items():
@@ -258,13 +301,13 @@ class Allocator:
                 block.dirty = False
                 entry = block.old._replace(zone=block.zone, append_off=block.append, bytes_free=block.free).sealed(rule)
                 if entry != block.old:
-                    self._put(block.where, block.old.encode(), entry.encode())
+                    self.put(block.where, block.old.encode(), entry.encode())
                     block.old = entry
         for span, change in self._span_free.items():
             if change:
                 layer1, where = self._freemap.find_layer1(span << LAYER1_SHIFT)
                 changed = layer1._replace(blocks_free=layer1.blocks_free + change).sealed(rule)
-                self._put(where, layer1.encode(), changed.encode())
+                self.put(where, layer1.encode(), changed.encode())
         self._settle_head()
         self._span_free.clear()
         self._commits.clear()
@@ -355,7 +398,7 @@ class Allocator:
         """`pos`, or a later position when no big-block between the two has room for the zone."""
         vol_no = vol_of(pos)
         volume = self._volumes.by_number.get(vol_no)
-        if volume is None or short_of(pos) >> BIGBLOCK_BITS >= volume.bigblocks:
+        if volume is None or vol_no in self._closed or short_of(pos) >> BIGBLOCK_BITS >= volume.bigblocks:
             return self._next_volume(zone, vol_no)
         if pos & BIGBLOCK_MASK:
             return pos
@@ -378,7 +421,7 @@ class Allocator:
 
     def _next_volume(self, zone: int, vol_no: int) -> int:
         """First address of the next volume; that of the next zone behind the last one."""
-        following = [number for number in self._volumes.by_number if number > vol_no]
+        following = [number for number in self._volumes.by_number if number > vol_no and number not in self._closed]
         return encode(zone, min(following), 0) if following else zone + 1 << ZONE_SHIFT
 
     # Big-blocks
@@ -453,8 +496,13 @@ class Allocator:
 
     # Settling
 
-    def _put(self, where: int, old: bytes, new: bytes) -> None:
-        """Change an entry of the freemap."""
+    def put(self, where: int, old: bytes, new: bytes) -> None:
+        """Change an entry of the freemap, inside a section.
+
+        Raises:
+            FifoFull: No room for the old bytes.
+            DeviceError: A volume failed.
+        """
         self._undo.save(where, old)
         buf = self._cache.bread(where)
         at = where & BUFMASK

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from hammerfs.buffer import Buffer, DirtyClass
 from hammerfs.const import BUFMASK, BUFSIZE, OFF_LONG_MASK, ZONE_RAW_BUFFER, ZONE_SHIFT
 from hammerfs.errors import BufferMiss, HammerError
+from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
 from kernelcore.arena import Arena
 
@@ -135,6 +136,13 @@ class BufferCache:
             elif key in self._filling:
                 self._filling[key].is_stale = True
 
+    def forget_volume(self, volume: Volume) -> None:
+        """A volume leaves the set: forget all that is cached of it; nothing of it is dirty."""
+        for buf in [buf for buf in self._bufs.values() if buf.volume is volume]:
+            self._evict(buf)
+        for fill in self._filling.values():
+            fill.is_stale |= fill.volume is volume
+
     def discard_dirty(self) -> None:
         """Forget all changes that have not been written: the media's state counts again."""
         for buffers in self._dirty.values():
@@ -164,7 +172,9 @@ class BufferCache:
         """Memory for the buffers a miss asks for; those that have come in meanwhile are left out."""
         fills = []
         for vol_no, byte_off, _ in miss.wanted:
-            volume = self._volumes.by_number[vol_no]
+            volume = self._volumes.by_number.get(vol_no)
+            if volume is None:  # it has left the set: the call finds out when it is run again
+                continue
             off = ZONE_RAW_BUFFER << ZONE_SHIFT | vol_no << 52 | (byte_off - volume.buf_beg)
             if (off & OFF_LONG_MASK) >> _BUFSHIFT not in self._bufs:
                 buf = self._new(off)

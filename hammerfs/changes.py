@@ -262,7 +262,8 @@ class Changes:
 
     def slop_bigblocks(self, slop: int) -> int:
         """A slop in big-blocks as far as the volumes are large enough for it."""
-        return min(slop, self.records.volumes.superblock.vol0_stat_bigblocks * slop // _SLOP_PART)
+        total = self.records.volumes.superblock.vol0_stat_bigblocks - self.alloc.closed_size
+        return min(slop, max(0, total) * slop // _SLOP_PART)
 
     def keeps_history(self, inode: Inode) -> bool:
         """Whether deleted records of an object (of a directory: its entries too) stay."""

@@ -8,7 +8,7 @@ File data went to new space before 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hammerfs.alloc import Allocator
@@ -126,6 +126,26 @@ class Commit:
         yield Step([self._header(first, last)], [root])
         volumes.rule = rule
         undo.go_on(first=first, next_off=last, seqno=seqno)
+
+    def change_set(self, count: int, change: Callable[[], object]) -> Iterator[Step]:
+        """The steps that change the number of volumes: one write of the root header, while the FIFO is empty.
+
+        So a power cut leaves one set or the other. The headers of the other volumes follow; nobody goes by theirs.
+
+        Args:
+            count: How many there are to be.
+            change: Called once that is so on the media.
+        """
+        volumes, root = self._volumes, self._volumes.root
+        yield Step(self._fifo_writes(), [root])
+        root.ondisk.vol_count = count
+        yield Step([self._header(self._undo.first, self._undo.next)], [root])
+        change()
+        others = [volume for volume in volumes if volume is not root]
+        for volume in others:
+            volume.ondisk.vol_count = count
+            volume.ondisk.seal(volumes.rule)
+        yield Step([Write(volume, 0, [volume.ondisk.encode()]) for volume in others], others)
 
     def log_step(self) -> Step:
         """The one step of an fsync by REDO records: the FIFO, and a barrier."""

@@ -45,20 +45,27 @@ class DiskThreads:
 
     def __init__(self, volumes: Volumes, submit: Submit) -> None:
         self._volumes = volumes
-        self._submit = submit
+        self.submit = submit
+        """Makes calls that wait for the media."""
         self._slaves: dict[Volume, Thread] = {}
 
     def start(self) -> None:
         """Create the threads."""
         for volume in self._volumes:
-            self._slaves[volume] = lwkt_create(self._slave, volume, name=f"hmrflush{volume.vol_no}")
+            self.add(volume)
+
+    def add(self, volume: Volume) -> None:
+        """Create the thread of a volume that joins the set."""
+        self._slaves[volume] = lwkt_create(self._slave, volume, name=f"hmrflush{volume.vol_no}")
+
+    async def remove(self, volume: Volume) -> None:
+        """End the thread of a volume that is no part of the set."""
+        await self._end(self._slaves.pop(volume))
 
     async def stop(self) -> None:
         """End the threads."""
-        for thread in self._slaves.values():
-            await domsg(lwkt_port(thread), _DiskMsg([], flush=False, reply_to=lwkt_port()))
-            await join(thread)
-        self._slaves.clear()
+        while self._slaves:
+            await self._end(self._slaves.popitem()[1])
 
     async def step(self, step: Step) -> None:
         """Have the slaves do a step, all volumes at a time.
@@ -79,13 +86,17 @@ class DiskThreads:
             if msg.error is not None:
                 raise msg.error
 
+    async def _end(self, thread: Thread) -> None:
+        await domsg(lwkt_port(thread), _DiskMsg([], flush=False, reply_to=lwkt_port()))
+        await join(thread)
+
     async def _slave(self, volume: Volume) -> None:
         async def serve(msg: _DiskMsg) -> int:
             if not msg.writes and not msg.flush:
                 replymsg(msg, 0)
                 lwkt_exit()
             try:
-                await self._submit(_write_out, volume, msg.writes, msg.flush)
+                await self.submit(_write_out, volume, msg.writes, msg.flush)
             except HammerError as err:
                 msg.error = err
                 return _FAILED

@@ -79,7 +79,8 @@ class Flusher:
         self._undo = undo
         self._tids = tids
         self._master: Thread | None = None
-        self._disks = DiskThreads(volumes, submit)
+        self.disks = DiskThreads(volumes, submit)
+        """The slaves."""
         self._started = self._done = self._wanted = 0
         self._is_stopping = False
         self._busy = False
@@ -102,7 +103,7 @@ class Flusher:
 
     async def start(self) -> None:
         """Create the threads."""
-        self._disks.start()
+        self.disks.start()
         self._master = lwkt_create(self._run, name="hmrmaster")
 
     async def stop(self) -> None:
@@ -112,7 +113,7 @@ class Flusher:
         if self._master is not None:
             await join(self._master)
             self._master = None
-        await self._disks.stop()
+        await self.disks.stop()
 
     async def recover(self, operations: Callable[[], Iterable[RedoRecord]]) -> None:
         """Finish recovery by a commit, even if nothing has changed. Before it, nothing may be fsynced.
@@ -185,6 +186,15 @@ class Flusher:
             HammerError: What was fsynced could not be flushed before, or a device failed.
         """
         await self._turn(_Job(None, self._commit.upgrade(version)))
+
+    async def change_set(self, count: int, change: Callable[[], object]) -> None:
+        """Change the number of volumes, durably, between two groups; see `Commit.change_set`.
+
+        Raises:
+            ReadOnlyError: Nothing may be written since a failure.
+            HammerError: What was fsynced could not be flushed before, or a device failed.
+        """
+        await self._turn(_Job(None, self._commit.change_set(count, change)))
 
     async def _turn(self, job: _Job) -> bool:
         """Have the master do a job."""
@@ -263,7 +273,7 @@ class Flusher:
         self.logs += 1
         self._logging += 1
         try:
-            await self._disks.step(self._commit.log_step())
+            await self.disks.step(self._commit.log_step())
         except HammerError as err:
             self._fail(err)
             self._changes.check_sound()
@@ -358,7 +368,7 @@ class Flusher:
             if self._changes.failed is not None:
                 pass
             elif change is None:
-                await self._upgrade(job.steps)
+                await self._alone(job.steps)
             else:
                 job.changed = self._attempt(lambda tid: self._backend.transact(change, tid), self._tids.alloc())
                 if job.changed:
@@ -371,7 +381,7 @@ class Flusher:
         finally:
             job.is_done = True
 
-    async def _upgrade(self, steps: Iterable[Step]) -> None:
+    async def _alone(self, steps: Iterable[Step]) -> None:
         """The FIFO is empty by now, but for what was fsynced since."""
         if self._redo_oldest is not None:
             raise self._error or HammerError("what was fsynced could not be flushed")
@@ -435,7 +445,7 @@ class Flusher:
     async def _run_steps(self, steps: Iterable[Step]) -> None:
         try:
             for step in steps:
-                await self._disks.step(step)
+                await self.disks.step(step)
         except HammerError as err:
             self._fail(err)
 

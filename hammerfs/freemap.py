@@ -33,6 +33,14 @@ from hammerfs.ondisk.blockmap import (
 from hammerfs.volumes import Volumes
 
 
+def volume_spans(vol_no: int, bigblocks: int) -> dict[int, int]:
+    """The spans of 4 TiB that a volume of so many big-blocks has: layer-1 index -> big-blocks in it."""
+    return {
+        vol_no * LAYER1_PER_VOLUME + first // LAYER2_ENTRIES: min(bigblocks - first, LAYER2_ENTRIES)
+        for first in range(0, bigblocks, LAYER2_ENTRIES)
+    }
+
+
 class Freemap:
     """Reads layer 1 and layer 2 through the buffer cache.
 

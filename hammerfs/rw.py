@@ -32,8 +32,10 @@ from hammerfs.namespace import Namespace, Owner
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import InodeData
 from hammerfs.recover_media import recover_media, redo_from
+from hammerfs.spans import Spans, write_tables
 from hammerfs.transaction import TidCounter
 from hammerfs.undo_writer import UndoWriter
+from hammerfs.volume import Volume
 from kernelcore.host.domain import Domain
 from kernelcore.host.up import UpHost
 
@@ -82,6 +84,7 @@ class WritableFS(HammerFS):
         tree = TreeWriter(volumes, self.tree, self.alloc, self.undo)
         self.backend = Backend(self.changes, self.files, tree, self.undo)
         commit = Commit(volumes, self.cache, self.alloc, self.undo, self.tids)
+        self.spans = Spans(volumes, self.freemap, self.alloc, self.undo)
         self.flusher = Flusher(volumes, self.changes, self.backend, commit, self.undo, self.tids, submit)
         self._flushed_us = self.options.clock()
         self._is_open = True
@@ -126,6 +129,21 @@ class WritableFS(HammerFS):
                 self._find_orphans()
         if self.recovery is None or self.recovery.is_dirty or self.volumes.notes:
             await self.flusher.recover(self._operations)  # it also writes a header that was torn, whole
+        with self.cache.section():
+            bare = self.spans.bare()
+        for volume in bare:  # one was being added or removed
+            await self.give_space(volume)
+
+    async def give_space(self, volume: Volume) -> None:
+        """A bare volume of the set (see `spans`) on which nothing is in use gets its space. A kernel coroutine.
+
+        Raises:
+            HammerError: The freemap is damaged, or the media failed.
+        """
+        tables = volume.dev, volume.vol_no, volume.buf_beg, volume.bigblocks, self.volumes.rule
+        await self.flusher.disks.submit(write_tables, *tables)
+        self.cache.forget_volume(volume)
+        await self.flusher.transact(lambda _tid: self.spans.attach(volume))
 
     async def finish(self) -> None:
         """Flush everything and end the flusher's threads. A kernel coroutine.
@@ -242,7 +260,7 @@ class WritableFS(HammerFS):
     def statfs(self) -> Statfs:
         """Space and number of inodes; what is kept for metadata and what is in memory counts as used."""
         found, changes = super().statfs(), self.changes
-        kept = changes.slop_bigblocks(SLOP_WRITE) + self.alloc.delayed_bigblocks
+        kept = changes.slop_bigblocks(SLOP_WRITE) + self.alloc.delayed_bigblocks + self.alloc.closed_bigblocks
         taken = kept * (BIGBLOCK_SIZE // BUFSIZE) + changes.reserved_bytes // BUFSIZE
         return found._replace(bfree=max(0, found.bfree - taken))
 

@@ -118,6 +118,20 @@ class Volumes:
             raise CorruptError(f"FIFO big-block {index} has address {base:016x}", offset=off)
         return base + (short & BIGBLOCK_MASK)
 
+    def join(self, volume: Volume) -> None:
+        """A volume becomes part of the open set, which closes it from now on.
+
+        Raises:
+            VolumeSetError: It is foreign, or there is one of its number.
+        """
+        self._add(volume)
+        self.order.append(volume)
+
+    def part(self, volume: Volume) -> None:
+        """A volume is no part of the open set any more; it is the caller's to close."""
+        self.order.remove(volume)
+        del self.by_number[volume.vol_no]
+
     def reload(self) -> None:
         """Read all headers again after recovery changed them."""
         for volume in self.order:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from hammerfs.errors import UsageError
 from tools.session import Session
 
+_EXIT_INTERRUPTED = 130
+
 
 class PassResult(NamedTuple):
     """What a pass came to."""
@@ -26,8 +28,13 @@ class PassResult(NamedTuple):
     by: str
     """What stopped it."""
 
+    @property
+    def exit_code(self) -> int:
+        """Of a command that has nothing else to tell."""
+        return _EXIT_INTERRUPTED if self.by == "interrupt" else 0
 
-def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str, **words: Any) -> PassResult:
+
+def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str | None, **words: Any) -> PassResult:
     """Run a verb that works for a while until it is complete, the time of ``-t`` is over, or somebody interrupts.
 
     With ``-c`` a pass that was stopped goes on where it was, and the file goes when it is complete.
@@ -36,7 +43,7 @@ def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str, *
         session: Where the file system is.
         args: With `seconds` and `cycle`.
         verb: Its name.
-        path: Its path.
+        path: Its path, if it takes one.
         **words: Its other arguments; what it replies under the same name is asked for with the next call.
 
     Raises:
@@ -44,7 +51,7 @@ def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str, *
         HammerError: What the verb raises.
     """
     deadline = None if args.seconds is None else time.monotonic() + args.seconds
-    start = _read_cycle(args.cycle)
+    start = read_cycle(args.cycle)
     stats: dict[str, int] = {}
     by = ""
     with _interrupts() as interrupted:
@@ -62,7 +69,7 @@ def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str, *
             if deadline is not None and time.monotonic() >= deadline:
                 by = "timer"
                 break
-    _write_cycle(args.cycle, start)
+    write_cycle(args.cycle, start)
     return PassResult(reply, stats, start, by)
 
 
@@ -83,7 +90,12 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _read_cycle(name: str | None) -> str | None:
+def read_cycle(name: str | None) -> str | None:
+    """What the file of ``-c`` holds; None when there is nothing.
+
+    Raises:
+        UsageError: It can't be read.
+    """
     if name is None:
         return None
     try:
@@ -94,7 +106,12 @@ def _read_cycle(name: str | None) -> str | None:
         raise UsageError(f"{name}: {err}") from None
 
 
-def _write_cycle(name: str | None, start: str | None) -> None:
+def write_cycle(name: str | None, start: str | None) -> None:
+    """Have the file of ``-c`` hold a text, or go.
+
+    Raises:
+        UsageError: It can't be written.
+    """
     if name is None:
         return
     try:

@@ -109,6 +109,19 @@ def open_device(spec: Spec, *, readonly: bool = True, warn: Warn | None = None) 
     return opener.devices[0]
 
 
+def is_same_place(one: Device, other: Device) -> bool:
+    """Whether two devices begin at the same byte of the same file or disk."""
+    return _place(one) == _place(other)
+
+
+def _place(device: Device) -> tuple[object, int]:
+    begin = 0
+    while isinstance(device, SliceDevice):
+        begin += device.begin
+        device = device.parent
+    return device.identity if isinstance(device, FileDevice) else id(device), begin
+
+
 def _names(specs: Spec | Sequence[Spec]) -> list[str]:
     several = [specs] if isinstance(specs, str | os.PathLike) else specs
     names: list[str] = []

@@ -99,7 +99,8 @@ class Prune:
         self._exact = exact
         self._beg, self.start = pfs_keys(pfs_id)
         self.stats = PruneStats()
-        self._nameless: list[LeafElm] = []
+        self._alive: list[tuple[int, int, int, int]] = []
+        """Slots of the inodes that have been met."""
         with fs.cache.section():
             self._may_reap = not fs.pfs.get(pfs_id).is_slave
 
@@ -116,10 +117,12 @@ class Prune:
         at = await sweep(fs, self._step, start or self.start, seconds)
         with fs.cache.section():
             forget_places(fs)
-            for elm in self._nameless:
-                fs.reap(self._pfs_id, elm)
-        if self._nameless:
-            self._nameless = []
+            for slot in self._alive:  # others have had their turn since: some have gone by themselves
+                elm = fs.records.lookup(*slot, MAX_TID)
+                if elm is not None:
+                    fs.reap(self._pfs_id, elm)
+        if self._alive:
+            self._alive = []
             await fs.flusher.settle()
         return at
 
@@ -132,7 +135,7 @@ class Prune:
             if is_prunable(elm, self._ranges, exact=self._exact):
                 doomed.append(elm)
             elif elm.rec_type == RECTYPE_INODE and not elm.delete_tid and self._may_reap:
-                self._nameless.append(elm)
+                self._alive.append((elm.localization, elm.obj_id, elm.rec_type, elm.key))
             if seen >= SCANNED or len(doomed) >= CHANGED:
                 last = elm.sort_key
                 break

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Flag, auto
 
-from hammerfs.addr import zone_of
+from hammerfs.addr import vol_of, zone_of
 from hammerfs.btree.node import Node
 from hammerfs.changes import SLOP_REBLOCK
 from hammerfs.const import (
@@ -28,7 +28,7 @@ from hammerfs.const import (
     ZONE_META,
 )
 from hammerfs.errors import CrcError
-from hammerfs.keys import Key
+from hammerfs.keys import KEY_MAX, KEY_MIN, Key
 from hammerfs.maint.sweep import CHANGED, MOVED_BYTES, SCANNED, Step, forget_places, pfs_keys, sweep
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.records import payload_crc
@@ -78,23 +78,29 @@ class ReblockStats:
 
 
 class Reblock:
-    """A pass that moves what one PFS has in big-blocks with room.
+    """A pass that moves what one PFS has in big-blocks with room, or what all of them have on one volume.
 
     Args:
         fs: The file system.
-        pfs_id: The PFS.
+        pfs_id: The PFS; None: all.
         what: What may move.
         percent: Big-blocks that are filled to less than that are emptied; 100: everything moves.
+        vol_no: Only what lies on that volume moves.
     """
 
-    def __init__(self, fs: WritableFS, pfs_id: int, what: What, percent: int) -> None:
+    def __init__(
+        self, fs: WritableFS, pfs_id: int | None, what: What, percent: int, *, vol_no: int | None = None
+    ) -> None:
         self._fs = fs
         self._what = what
+        self._vol_no = vol_no
         self.free_level = BIGBLOCK_SIZE * (100 - percent) // 100
-        self.start, self._end = pfs_keys(pfs_id)
+        self.start, self._end = (KEY_MIN, KEY_MAX) if pfs_id is None else pfs_keys(pfs_id)
         self.stats = ReblockStats()
         self._wanted: dict[int, bool] = {}
         """Whether big-blocks are to be emptied, as far as looked at in this step."""
+        self._has_room = False
+        """Whether there is room for what this step moves."""
 
     async def run(self, start: Key | None, seconds: float) -> Key | None:
         """Go on for a while.
@@ -113,8 +119,7 @@ class Reblock:
     def _step(self, at: Key) -> Step:
         """Leaf by leaf: its payloads, then its node, then nodes above that end with it."""
         fs, stats = self._fs, self.stats
-        if self.free_level < _EMERGENCY_LEVEL:
-            fs.changes.check_space(SLOP_REBLOCK, MOVED_BYTES)
+        self._has_room = self.free_level >= _EMERGENCY_LEVEL
         self._wanted.clear()
         moved_before = stats.payloads_moved, stats.nodes_moved
         bytes_before, seen, touched = stats.nbytes_moved, 0, 0
@@ -160,6 +165,7 @@ class Reblock:
         for off in ending:
             self.stats.nodes += 1
             if self._is_wanted(off):
+                self._need_room()
                 self._fs.backend.tree.move_node(off)
                 self.stats.nodes_moved += 1
                 touched += kids[off] + 2
@@ -174,6 +180,7 @@ class Reblock:
         stats.nbytes += elm.data_len
         if not self._is_wanted(elm.data_offset):
             return
+        self._need_room()
         try:
             move_payload(fs, elm)
         except CrcError as err:
@@ -183,8 +190,16 @@ class Reblock:
         stats.payloads_moved += 1
         stats.nbytes_moved += elm.data_len
 
+    def _need_room(self) -> None:
+        """Before the first move of a step: what it may move has to fit."""
+        if not self._has_room:
+            self._fs.changes.check_space(SLOP_REBLOCK, MOVED_BYTES)
+            self._has_room = True
+
     def _is_wanted(self, off: int) -> bool:
         """Whether what lies there is to move."""
+        if self._vol_no is not None and vol_of(off) != self._vol_no:
+            return False
         if not self.free_level:
             return True
         block = off // BIGBLOCK_SIZE

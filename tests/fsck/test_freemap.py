@@ -24,6 +24,7 @@ from hammerfs.device.file import open_file
 from hammerfs.ondisk.blockmap import LAYER1_SIZE, LAYER2_SIZE
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.ondisk.volume import VolumeOndisk
+from tests.enginelab import fresh, mount
 from tests.fsck.edit import Edit, base, is_type
 from tests.golden import GoldenStore
 from tests.imagebuilder import BUF_BEG
@@ -152,3 +153,20 @@ def test_tables_of_added_volumes_may_count_as_usable(golden: GoldenStore) -> Non
         edit.header.seal(edit.rule)
         device.pwrite(0, edit.header.encode())
     assert {finding.code for finding in check(image.spec)} == {"header-crc-unset", "stat-bigblocks-tables"}
+
+
+def test_a_volume_that_was_being_added_or_removed_is_a_note() -> None:
+    media = fresh(volumes=2)
+    fs = mount(media)
+    assert fs.host.call(fs.flusher.transact(lambda _tid: fs.spans.detach(fs.volumes.by_number[1])))
+    fs.close()
+    (finding,) = [finding for finding in check(media) if finding.code not in {"header-crc-unset"}]
+    assert (finding.code, finding.is_error) == ("volume-bare", False)
+    mount(media).close()
+    assert {finding.code for finding in check(media)} == {"header-crc-unset", "stat-bigblocks-tables"}
+    fs = mount(media)
+    with fs.cache.section():
+        assert fs.spans.used(fs.volumes.by_number[1]) == {}
+    fs.write(fs.create(fs.root(), b"there"), 0, b"t" * 100_000)
+    fs.close()
+    assert not [finding for finding in check(media, data=True) if finding.is_error]

@@ -378,3 +378,21 @@ def test_wrong_calls(tmp_path: Path, capsys: Out) -> None:
     with pytest.raises(SystemExit):
         main(["-f", str(tmp_path / "x"), "reblock", "/", "101"])
     assert "percent" in capsys.readouterr().err
+
+
+def test_what_goes_by_itself_while_a_prune_rests_is_none_of_its_business() -> None:
+    media = fresh()
+    fs = mount(media)
+    history(fs, 1)
+    inode = fs.create(fs.root(), b"removed while open")
+    fs.hold(inode)
+    fs.unlink(fs.root(), b"removed while open")
+    fs.sync()
+    work = prune.Prune(fs, 0, None)
+    with fs.cache.section():
+        work._step(work.start)
+    fs.release(inode)
+    fs.sync()
+    assert fs.host.call(work.run(work.start, 0)) is None
+    fs.close()
+    assert_sound(media)

@@ -38,6 +38,7 @@ CODES: Final[dict[str, Severity]] = {
     "fifo-unwritten": _NOTE,
     # Freemap
     "freemap-table": _ERROR,
+    "volume-bare": _NOTE,
     "layer1-crc": _ERROR,
     "layer1-field": _ERROR,
     "layer1-free": _ERROR,

@@ -13,6 +13,7 @@ from hammerfs.const import (
     LAYER1_SHIFT,
     LAYER2_ENTRIES,
     OFF_BAD,
+    ROOT_VOLUME,
     VERSION_DEDUP,
     VERSION_REDO,
     ZONE_FREE,
@@ -24,6 +25,7 @@ from hammerfs.const import (
     ZONES_MAPPED,
 )
 from hammerfs.crc import CrcRule, crc32
+from hammerfs.freemap import volume_spans
 from hammerfs.ondisk.blockmap import (
     ABSENT_SPAN,
     FREE_BLOCK,
@@ -70,12 +72,11 @@ def _is_any_sound(raw: bytes, kind: type[Layer1 | Layer2], ctx: Context) -> bool
 
 def _spans(ctx: Context) -> dict[int, int]:
     """Layer-1 index -> number of big-blocks, of every 4 TiB span that the volumes have."""
-    found = {}
-    for vol_no, volume in ctx.volumes.by_number.items():
-        for first in range(0, volume.bigblocks, LAYER2_ENTRIES):
-            index = vol_no * LAYER1_PER_VOLUME + first // LAYER2_ENTRIES
-            found[index] = min(volume.bigblocks - first, LAYER2_ENTRIES)
-    return found
+    return {
+        index: count
+        for vol_no, volume in ctx.volumes.by_number.items()
+        for index, count in volume_spans(vol_no, volume.bigblocks).items()
+    }
 
 
 def _both_ways(entry: Layer1 | Layer2, rule: CrcRule) -> set[bytes]:
@@ -139,7 +140,9 @@ class _Scan:
             if not blocks:
                 return
         if entry.phys_offset == OFF_BAD:
-            if blocks:
+            if blocks and self._is_bare(index // LAYER1_PER_VOLUME, at - index * LAYER1_SIZE):
+                self._report.add("volume-bare", f"entry {index}: the volume has no space yet, or no more", offset=at)
+            elif blocks:
                 self._report.add("layer1-field", f"entry {index}: has no table for {blocks} big-blocks", offset=at)
                 self._lose(index)
             elif entry.blocks_free:
@@ -162,6 +165,12 @@ class _Scan:
             self._report.add(
                 "layer1-free", f"entry {index}: {entry.blocks_free} free big-blocks, counted {free}", offset=at
             )
+
+    def _is_bare(self, vol_no: int, table: int) -> bool:
+        """Whether a volume has no table at all, as one that was being added or removed."""
+        spans = [index for index in self._spans if index // LAYER1_PER_VOLUME == vol_no]
+        raw = (self._ctx.read("freemap-table", table + index * LAYER1_SIZE, LAYER1_SIZE) for index in spans)
+        return vol_no != ROOT_VOLUME and all(entry in self._absent for entry in raw)
 
     def totals(self) -> None:
         """Compare the sums with the header's statistics."""
