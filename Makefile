@@ -8,7 +8,7 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 LIBDIR  := $(PREFIX)/lib/hammerfs
-COMMANDS := hammer newfs_hammer fstyp_hammer fsck_hammer mount_hammer
+COMMANDS := hammer undo newfs_hammer fstyp_hammer fsck_hammer mount_hammer
 HELPERS := mount.hammer mount.fuse.hammer umount.hammer umount.fuse.hammer fsck.hammer mkfs.hammer
 
 .PHONY: demo test test-long bench lint types contracts install uninstall clean
@@ -48,13 +48,12 @@ install:
 	mkdir -p "$(PREFIX)/bin" "$(SBINDIR)"
 	for name in $(COMMANDS); do ln -sf "$(LIBDIR)/bin/$$name" "$(PREFIX)/bin/$$name" || exit 1; done
 	for name in $(HELPERS); do ln -sf "$(LIBDIR)/bin/$$name" "$(SBINDIR)/$$name" || exit 1; done
-	for page in docs/man/*.[1-9]; do \
-		install -D -m 644 "$$page" "$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
+	sh scripts/support-files.sh install "$(PREFIX)" $(COMMANDS) $(HELPERS)
 
 uninstall:
 	for name in $(COMMANDS); do rm -f "$(PREFIX)/bin/$$name"; done
 	for name in $(HELPERS); do rm -f "$(SBINDIR)/$$name"; done
-	for page in docs/man/*.[1-9]; do rm -f "$(PREFIX)/share/man/man$${page##*.}/$${page##*/}"; done
+	sh scripts/support-files.sh uninstall "$(PREFIX)" $(COMMANDS) $(HELPERS)
 	rm -rf "$(LIBDIR)"
 
 $(STAMP): pyproject.toml scripts/install-deps.sh

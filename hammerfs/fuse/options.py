@@ -24,11 +24,14 @@ _SWALLOWED = frozenset(
         *("defaults", "auto", "noauto", "nofail", "_netdev", "nouser", "nousers", "noowner", "nogroup"),
         *("relatime", "norelatime", "strictatime", "nostrictatime", "diratime", "nodiratime"),
         *("lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand", "dirsync", "silent", "loud", "quiet"),
+        *("late", "failok"),
     }
 )
 """Words for mount(8), or without a meaning here."""
 _OF_USERS = frozenset({"user", "users", "owner", "group"})
-_SWALLOWED_PREFIXES = ("x-", "X-", "comment=", "user=", "context=", "fscontext=", "defcontext=", "rootcontext=")
+_SWALLOWED_PREFIXES = (
+    *("x-", "X-", "comment=", "user=", "context=", "fscontext=", "defcontext=", "rootcontext=", "mountprog="),
+)
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 

@@ -17,6 +17,7 @@ SWALLOWED = [
     *("norelatime", "strictatime", "nostrictatime", "diratime", "nodiratime", "lazytime", "nolazytime", "iversion"),
     *("noiversion", "mand", "nomand", "dirsync", "silent", "loud", "quiet", "x-systemd.automount", "X-mount.mkdir"),
     *("x-gvfs-hide", "comment=old", "user=me", "context=system_u:object_r:removable_t:s0"),
+    *("late", "failok", "mountprog=/usr/local/bin/mount_hammer"),
 ]
 
 

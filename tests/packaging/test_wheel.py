@@ -57,6 +57,7 @@ def test_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"hammerfs", "kernelcore", "mkfs", "tools"}
     assert "kernelcore/py.typed" in names
+    assert {f"tools/completion/program.{shell}" for shell in ("bash", "zsh", "fish")} <= set(names)
 
 
 def test_the_mount_extra_is_really_absent(installed: Path) -> None:
