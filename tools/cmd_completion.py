@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tools.output import print_json
+
 SHELLS = ("bash", "zsh", "fish")
 WORDS = ("moments", "tids", "pfs", "paths")
 
@@ -22,11 +24,19 @@ def run_completion(args: argparse.Namespace) -> int:
     if args.what in SHELLS:
         from tools.completion.scripts import script
 
-        sys.stdout.write(script(args.what))
+        text = script(args.what)
+        if args.json:
+            print_json({"script": text})
+        else:
+            sys.stdout.write(text)
         return 0
     from tools.completion.words import SOURCES, read_line, time_limit
 
     with time_limit():
-        for word in SOURCES[args.what](read_line(args.line)):
-            sys.stdout.write(f"{word.text}\t{word.about}\n" if word.about else f"{word.text}\n")
+        words = list(SOURCES[args.what](read_line(args.line)))
+    if args.json:
+        print_json([{"word": word.text, "about": word.about} for word in words])
+        return 0
+    for word in words:
+        sys.stdout.write(f"{word.text}\t{word.about}\n" if word.about else f"{word.text}\n")
     return 0

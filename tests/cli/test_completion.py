@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -24,10 +25,10 @@ from tools.completion.spec import PARSERS, commands
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "bind 'set bell-style none'; source {0}"),
-    "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -u -D; unsetopt beep; source {0}"),
+    "zsh": (["zsh", "-f", "-i"], "fpath=({0.parent} $fpath); autoload -U compinit; compinit -u -D; unsetopt beep"),
     "fish": (["fish", "--private"], "source {0}"),
 }
-"""How each is started, and given a script."""
+"""How each is started, and given a script; zsh loads it itself, from a folder."""
 PRESENT = ["bash", *(name for name in ("zsh", "fish") if shutil.which(name))]
 LABELS = [
     "before the edit",
@@ -206,7 +207,7 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "fish" / "generated_completions").mkdir(parents=True)  # else fish goes and makes them
     (folder / "my disk.img").touch()
     (folder / "sub dir").mkdir()
-    path = folder / "script"
+    path = folder / "_hammer"
     path.write_text(script(request.param), encoding="utf-8")
     argv, setup = SHELLS[request.param]
     shell = Shell(argv, setup.format(path), folder)
@@ -264,6 +265,13 @@ def test_labels_of_an_image_that_are_safe_to_offer(image: Path) -> None:
     assert set(found) - set(tids) == {"before the edit", "$(touch pwned)"}
     assert words("tids", "mount_hammer", image, "/mnt", "-T", "") == tids
     assert words("paths", "hammer", "-f", image, "ls", "/some/where@@") == [f"/some/where@@{tid}" for tid in tids]
+
+
+def test_json(image: Path) -> None:
+    rows = json.loads(run_hammer("--json", "completion", "moments", "--", "hammer", "-f", image, "diff", ""))
+    assert {"before the edit", "$(touch pwned)"} < {row["word"] for row in rows}
+    assert all(row.keys() == {"word", "about"} and row["about"].isprintable() for row in rows)
+    assert json.loads(run_hammer("completion", "fish", "--json")) == {"script": script("fish")}
 
 
 def test_what_is_asked_says_why_when_there_is_nothing(tmp_path: Path) -> None:

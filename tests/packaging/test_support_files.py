@@ -55,9 +55,9 @@ def files_in(folder: Path) -> set[str]:
     return {os.path.relpath(os.path.join(where, name), folder) for where, _, names in os.walk(folder) for name in names}
 
 
-@pytest.fixture(params=["plain", "odd 100% & $HOME |"])
-def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / str(request.param)
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    return tmp_path / "odd 100% & $HOME |"
 
 
 def test_what_is_installed_is_removed_and_nothing_else(prefix: Path) -> None:
@@ -82,8 +82,6 @@ def test_what_is_installed_is_removed_and_nothing_else(prefix: Path) -> None:
     for name in found:
         assert (prefix / name).stat().st_size, name
         assert (prefix / name).stat().st_mode & 0o777 == 0o644, name
-    support("install", prefix)
-    assert files_in(prefix) - others == wanted
     support("uninstall", prefix)
     assert files_in(prefix) == others
     assert not (prefix / "share" / "doc" / "hammerfs").exists()
