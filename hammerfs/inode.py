@@ -269,6 +269,15 @@ class Inodes:
             self._cached.move_to_end(ident)
         return inode
 
+    def cached(self, pfs_id: int, obj_id: int, asof: int = MAX_TID) -> Inode | None:
+        """What `get` would return, if that needs no look at the media."""
+        ident = (pfs_id, obj_id, asof)
+        inode = self._cached.get(ident)
+        if inode is None or (not inode.data.nlinks and inode.is_dead):
+            return None
+        self._cached.move_to_end(ident)
+        return inode
+
     @property
     def count(self) -> int:
         """Inodes in memory."""

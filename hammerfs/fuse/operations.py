@@ -20,6 +20,7 @@ from hammerfs.errors import CorruptError, DeviceError, HammerError, NotFound
 from hammerfs.fuse.guard import guarded
 from hammerfs.fuse.nodes import NodeTable
 from hammerfs.fuse.service import Service
+from hammerfs.inode import Inode
 from hammerfs.vfs.attrs import Stat
 from hammerfs.vfs.node import Node, ObjectNode
 from hammerfs.vfs.vfs import Vfs
@@ -180,7 +181,7 @@ class Operations(pyfuse3.Operations):
         try:
             if not isinstance(node, ObjectNode):
                 raise NotFound("a virtual object has no contents")
-            inode = await self._service.call(self._vfs.inode, node)
+            inode = await self._inode(node)
             return await self._service.read(inode, off, size)  # type: ignore[return-value]  # any buffer will do
         except HammerError as err:
             raise self._refusal(err) from err
@@ -265,6 +266,12 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE) from None
         except HammerError as err:
             raise self._refusal(err) from err
+
+    async def _inode(self, node: Node) -> Inode:
+        """Inode of an object; nearly always it is in memory."""
+        assert isinstance(node, ObjectNode)
+        inode = self._vfs.fs.inodes.cached(node.pfs_id, node.obj_id, node.asof)
+        return inode if inode is not None else await self._answer(self._vfs.inode, node)
 
     def _look_up(self, parent: Node, name: bytes) -> tuple[Node, EntryAttributes]:
         if name == b".":

@@ -188,14 +188,21 @@ class WritableOperations(Operations):
         else:
             noreplace = bool(flags & pyfuse3.RENAME_NOREPLACE)
             replaced = await self._change(self._rename, old, name_old, new, name_new, noreplace)
-        for parent, name in ((parent_inode_old, name_old), (parent_inode_new, name_new)):
-            kept = self._names.pop((parent, name), None)
-            self._touched(parent, *([kept[0].number] if kept else []))
-            self._listing_changed(parent)
-            moved = await self._moved(parent, name)
-            self._touched(*([moved.number] if moved else []))
         if replaced is not None:
             self._gone(parent_inode_new, name_new, replaced)
+        moved = [(parent_inode_new, name_new, self._names.pop((parent_inode_old, name_old), None))]
+        before = self._names.pop((parent_inode_new, name_new), None)
+        if flags & pyfuse3.RENAME_EXCHANGE:
+            moved.append((parent_inode_old, name_old, before))
+        for parent in {parent_inode_old, parent_inode_new}:
+            self._touched(parent)
+            self._listing_changed(parent)
+        for parent, name, kept in moved:
+            node = kept[0] if kept is not None else await self._moved(parent, name)
+            if node is not None:
+                self._touched(node.number)
+            if kept is not None:
+                self._remember(parent, name, *kept)
 
     # Attributes
 
@@ -428,10 +435,6 @@ class WritableOperations(Operations):
         if not isinstance(node, ObjectNode) or node.asof != MAX_TID:
             raise FUSEError(errno.EROFS)
         return node
-
-    async def _inode(self, node: Node) -> Inode:
-        assert isinstance(node, ObjectNode)
-        return await self._answer(self._vfs.inode, node)
 
     async def _page_at(self, opened: OpenDir, position: int) -> list[Entry]:
         """As for a read-only mount; of a directory that has changed the entries are made ready anew."""
