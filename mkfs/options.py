@@ -13,14 +13,13 @@ from typing import Final, NamedTuple
 from hammerfs.const import BUFSIZE, VERSION_MAX, VERSION_MIN
 from hammerfs.errors import UsageError
 from mkfs.layout import MAX_LABEL
-from tools.parser import LineParser
+from tools.parser import LineParser, bytes_of
 
 NAMES: Final = ("newfs_hammer", "mkfs.hammer")
 MAX_EPOCH: Final = (1 << 32) - 1
 """Records hold their time as 32 bits of seconds."""
 _SIZE = re.compile(r"([0-9]{1,19})([kmgt])\Z", re.ASCII | re.IGNORECASE)
 _CACHE = re.compile(r"([0-9]{1,19})([kmgt]?)(?::([0-9]{1,9}))?\Z", re.ASCII | re.IGNORECASE)
-_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 class CacheSize(NamedTuple):
@@ -39,7 +38,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no size: a number followed by k, m, g or t")
-    return _bytes(text, match[1], match[2])
+    return bytes_of(text, match[1], match[2])
 
 
 def parse_cache(text: str) -> CacheSize:
@@ -51,17 +50,10 @@ def parse_cache(text: str) -> CacheSize:
     match = _CACHE.match(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no CACHESIZE[:READAHEAD]: 64m, 64m:4")
-    size = _bytes(text, match[1], match[2])
+    size = bytes_of(text, match[1], match[2])
     if size < BUFSIZE:
         raise argparse.ArgumentTypeError(f"a cache of {size} bytes holds no buffer of {BUFSIZE}")
     return CacheSize(size, int(match[3] or 0))
-
-
-def _bytes(text: str, number: str, unit: str) -> int:
-    size = int(number) << _SHIFT[unit.lower()]
-    if not 0 < size < 1 << 63:
-        raise argparse.ArgumentTypeError(f"'{text}' is no possible size")
-    return size
 
 
 def _version(text: str) -> int:

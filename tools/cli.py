@@ -13,9 +13,11 @@ from typing import Any
 
 from hammerfs.errors import HammerError
 from tools.output import output_failed, prepare_output, safe_line
-from tools.parser import LineParser
+from tools.parser import LineParser, byte_count
 
 INTERRUPTED = 130
+_WITH_VALUE = frozenset({"-f", "-t", "-c", "-S", "-b", "-i", "-m", "-p"})
+"""Options before the verb that have a value."""
 _HISTORY = re.compile(r"history@(.*)\Z", re.DOTALL)
 
 
@@ -31,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `hammer` with all its verbs."""
     from tools import (
         cmd_cleanup,
+        cmd_completion,
         cmd_copy,
         cmd_dedup,
-        cmd_completion,
         cmd_history,
         cmd_info,
         cmd_maint,
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-t", dest="seconds", type=float, metavar="SECONDS", help="longest time a pass may take")
     parser.add_argument("-c", dest="cycle", metavar="FILE", help="keeps where an interrupted pass goes on")
     parser.add_argument("-y", dest="yes", action="store_true", help="do not ask before something is destroyed")
+    _add_mirror_options(parser)
     verbs: argparse._SubParsersAction[argparse.ArgumentParser] = parser.add_subparsers(
         dest="verb", required=True, metavar="VERB", parser_class=_Verb
     )
@@ -85,10 +88,52 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_dedup.add_parsers(verbs)
     cmd_volumes.add_parsers(verbs)
     cmd_cleanup.add_parsers(verbs)
+    cmd_completion.add_parsers(verbs)
     return parser
 
 
-    cmd_completion.add_parsers(verbs)
+def _add_mirror_options(parser: argparse.ArgumentParser) -> None:
+    """What hammer(8) takes before the verbs of mirroring and dedup."""
+    parser.add_argument(
+        "-2",
+        dest="two_way",
+        action="store_true",
+        help="a mirror stream on standard output is answered on standard input",
+    )
+    parser.add_argument("-B", dest="bulk", action="store_true", help="send a mirror stream in one round")
+    parser.add_argument(
+        "-S", dest="split", type=byte_count, metavar="BYTES", help="send about so much in a round (default 4g)"
+    )
+    parser.add_argument(
+        "-b", dest="bandwidth", type=byte_count, metavar="BYTES", help="send no more than this in a second"
+    )
+    parser.add_argument(
+        "-i",
+        dest="delay",
+        type=_seconds,
+        metavar="SECONDS",
+        help="least time between the rounds of a stream (default 5)",
+    )
+    parser.add_argument("-p", dest="port", type=_port, metavar="PORT", help="the port of ssh on another host")
+    parser.add_argument("-X", dest="compressed", action="store_true", help="have ssh compress")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
+    return value
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hammer`; return its exit code."""
     prepare_output()
@@ -112,7 +157,7 @@ def _with_range_apart(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     at = 0
     while at < len(words) and words[at].startswith("-"):
-        at += 2 if words[at] in {"-f", "-t", "-c"} else 1
+        at += 2 if words[at] in _WITH_VALUE else 1
     match = _HISTORY.match(words[at]) if at < len(words) else None
     if match is not None:
         words[at : at + 1] = ["history", f"--at={match[1]}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from hammerfs.errors import CorruptError, CrcError
 from hammerfs.ondisk.mirror import (
@@ -11,6 +11,8 @@ from hammerfs.ondisk.mirror import (
     MREC_IDLE,
     MREC_PFSD,
     MREC_SYNC,
+    MREC_TERM,
+    MREC_UPDATE,
     MirrorRecord,
     decode_head,
     decode_record,
@@ -48,7 +50,7 @@ class Found(NamedTuple):
     """As it stands there, with padding."""
 
 
-def opened(stream: BinaryIO) -> Source:
+def opened(stream: Source) -> Source:
     """A stream to read records from; a compressed one is told by its first bytes."""
     first = stream.read(len(LZ4_MAGIC))
     source = _Pushed(first, stream)
@@ -62,7 +64,7 @@ def opened(stream: BinaryIO) -> Source:
 class _Pushed:
     """A stream whose first bytes have been looked at."""
 
-    def __init__(self, first: bytes, stream: BinaryIO) -> None:
+    def __init__(self, first: bytes, stream: Source) -> None:
         self._first = first
         self._stream = stream
 
@@ -110,11 +112,21 @@ def _exactly(source: Source, nbytes: int, at: int, *, may_end: bool = False) -> 
     return got
 
 
-def round_head(pfs: PfsData) -> bytes:
-    """What a round begins with: what the source is, and up to where it goes."""
-    return 2 * padded(MirrorRecord(MREC_PFSD, pfsd=pfs))
+def head_record(pfs: PfsData) -> bytes:
+    """A PFS record: two of them begin a round, what the source is, and up to where it goes."""
+    return padded(MirrorRecord(MREC_PFSD, pfsd=pfs))
+
+
+def update_record(tid: int) -> bytes:
+    """What a slave answers when it is complete up to a TID."""
+    return padded(MirrorRecord(MREC_UPDATE, tid=tid))
 
 
 def round_end(*, has_work: bool) -> bytes:
     """What a round ends with."""
     return padded(MirrorRecord(MREC_SYNC if has_work else MREC_IDLE, body=_FRAMED_BODY))
+
+
+def last_record() -> bytes:
+    """What an exchange ends with."""
+    return padded(MirrorRecord(MREC_TERM, body=_FRAMED_BODY))

@@ -7,6 +7,8 @@ that whoever receives the stream leaves it alone.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hammerfs.btree.edit import elm_mirror_tid
@@ -22,6 +24,7 @@ from hammerfs.ondisk.mirror import (
     MREC_PASS,
     MREC_REC,
     MREC_SKIP,
+    REC_HEAD,
     MirrorRecord,
     padded,
 )
@@ -30,6 +33,17 @@ from hammerfs.record import check_payload_address
 
 VISITED = 2000
 """Elements and nodes that are looked at for one piece of a stream."""
+WEIGHED = 5000
+"""The same where only their sizes count."""
+
+
+class Weights(NamedTuple):
+    """How much of a stream is due to each TID."""
+
+    nbytes: dict[int, int]
+    """By TID."""
+    at: Key | None
+    """Where to go on; None: that was all."""
 
 
 class Piece(NamedTuple):
@@ -60,28 +74,75 @@ def read_piece(fs: HammerFS, pfs_id: int, tid_beg: int, tid_end: int, start: Key
     key: Key | None = start or first
     skipped: Key | None = None
     visited = 0
-    while key is not None and visited < VISITED:
-        leaf, right = _descend(fs, key, tid_beg)
+    for at, leaf, following in _leaves(fs, start or first, end, tid_beg):
+        key = following
         visited += 1
         if leaf is None:
-            skipped = skipped or key
-            key = right if right < end else None
-            continue
-        if skipped is not None:
-            out += _skip(skipped, key)
-            skipped = None
-        index = leaf.leaf_left(key, fs.cache)
-        elms, key = leaf.elms(index, leaf.count), right if right < end else None
-        for elm in elms:
-            if elm.sort_key >= end:
-                break
-            visited += 1
-            out += _record(fs, elm, tid_beg, tid_end)
-            if len(out) >= nbytes:
-                return Piece(bytes(out), after(elm.sort_key))
+            skipped = skipped or at
+        else:
+            if skipped is not None:
+                out += _skip(skipped, at)
+                skipped = None
+            for elm in _elements(fs, leaf, at, end):
+                visited += 1
+                out += _record(fs, elm, tid_beg, tid_end)
+                if len(out) >= nbytes:
+                    return Piece(bytes(out), after(elm.sort_key))
+        if visited >= VISITED:
+            break
     if skipped is not None:
         out += _skip(skipped, key or end)
     return Piece(bytes(out), key)
+
+
+def weigh_piece(fs: HammerFS, pfs_id: int, tid_beg: int, tid_end: int, start: Key | None) -> Weights:
+    """How many bytes of a stream each TID would be the reason for, inside a section of the cache.
+
+    What was created before the stream begins counts where it was deleted in it, and not at all else.
+
+    Args:
+        fs: The file system.
+        pfs_id: The PFS.
+        tid_beg: As for `read_piece`.
+        tid_end: As for `read_piece`.
+        start: Where to go on; None: at the beginning.
+
+    Raises:
+        CorruptError: The tree is damaged.
+    """
+    first, end = pfs_keys(pfs_id)
+    weights: Counter[int] = Counter()
+    visited = 0
+    key: Key | None = None
+    for at, leaf, key in _leaves(fs, start or first, end, tid_beg):
+        visited += 1
+        for elm in () if leaf is None else _elements(fs, leaf, at, end):
+            visited += 1
+            if tid_beg <= elm.create_tid <= tid_end:
+                weights[elm.create_tid] += REC_HEAD + elm.data_len
+            elif elm.create_tid < tid_beg <= elm.delete_tid <= tid_end:
+                weights[elm.delete_tid] += REC_HEAD
+        if visited >= WEIGHED:
+            break
+    return Weights(dict(weights), key)
+
+
+def _leaves(fs: HammerFS, start: Key, end: Key, tid_beg: int) -> Iterator[tuple[Key, Node | None, Key | None]]:
+    """Where a stream goes: a key, the leaf it is in (None: all unchanged from there), the key it goes on at."""
+    key: Key | None = start
+    while key is not None:
+        leaf, right = _descend(fs, key, tid_beg)
+        following = right if right < end else None
+        yield key, leaf, following
+        key = following
+
+
+def _elements(fs: HammerFS, leaf: Node, key: Key, end: Key) -> Iterator[LeafElm]:
+    """The elements of a leaf from one key up to another."""
+    for elm in leaf.elms(leaf.leaf_left(key, fs.cache), leaf.count):
+        if elm.sort_key >= end:
+            return
+        yield elm
 
 
 def _descend(fs: HammerFS, key: Key, tid_beg: int) -> tuple[Node | None, Key]:

@@ -33,7 +33,7 @@ from hammerfs.maint.reblock import store_payload
 from hammerfs.maint.sweep import CHANGED, MOVED_BYTES, SCANNED, Step, after, forget_places, pfs_keys, sweep
 from hammerfs.ondisk.mirror import MREC_PASS, MREC_REC, MREC_SKIP, MirrorRecord
 from hammerfs.ondisk.node import BaseElm, LeafElm
-from hammerfs.ondisk.records import DirentryData, payload_crc_ok
+from hammerfs.ondisk.records import DirentryData, PfsData, payload_crc_ok
 from hammerfs.record import place_of
 from hammerfs.rw import WritableFS
 
@@ -188,10 +188,19 @@ def check_round(fs: WritableFS, pfs_id: int, shared_uuid: bytes) -> None:
     """
     with fs.cache.section():
         data = fs.pfs.get(pfs_id)
+    check_slave(data, shared_uuid, f"PFS {pfs_id}")
+
+
+def check_slave(data: PfsData, shared_uuid: bytes, name: str) -> None:
+    """The same where only the record of the PFS is at hand, and what to call it.
+
+    Raises:
+        InvalidError: It is a master, or another one's slave.
+    """
     if not data.is_slave:
-        raise InvalidError(f"PFS {pfs_id} is a master: it takes no stream")
+        raise InvalidError(f"{name} is a master: it takes no stream")
     if data.shared_uuid != shared_uuid:
-        raise InvalidError(f"PFS {pfs_id} is a slave of another master: the shared uuids differ")
+        raise InvalidError(f"{name} is a slave of another master: the shared uuids differ")
 
 
 def _zone_for(elm: LeafElm) -> int:

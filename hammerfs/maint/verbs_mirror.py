@@ -7,9 +7,10 @@ import binascii
 from typing import Any
 
 from hammerfs.addr import tid_text
+from hammerfs.const import BIGBLOCK_SIZE
 from hammerfs.errors import InvalidError, UsageError
 from hammerfs.maint import pfs_admin
-from hammerfs.maint.mirror_read import read_piece
+from hammerfs.maint.mirror_read import read_piece, weigh_piece
 from hammerfs.maint.mirror_write import MirrorWriter, check_round
 from hammerfs.maint.sweep import key_text, parse_key
 from hammerfs.maint.verb import Context, Verb, tid_of
@@ -20,10 +21,32 @@ MOST_BYTES = 512 << 10
 
 
 async def _source(ctx: Context, path: str) -> dict[str, Any]:
-    """The PFS that holds a path, flushed: its record, a master's with the TID as of which everything is there."""
+    """The PFS that holds a path, flushed: its record, a master's with the TID as of which everything is there.
+
+    And the bytes in use of all volumes.
+    """
     pfs_id = ctx.pfs_of(path)
     await ctx.settle()
-    return pfs_admin.status(ctx.reader, pfs_id)
+    head = ctx.reader.volumes.superblock
+    used = (head.vol0_stat_bigblocks - head.vol0_stat_freebigblocks) * BIGBLOCK_SIZE
+    return {**pfs_admin.status(ctx.reader, pfs_id), "used": used}
+
+
+async def _target(ctx: Context, path: str, shared_uuid: str) -> dict[str, Any]:
+    """The record of the PFS that a path names, which is to be a slave of the sender."""
+    pfs_id = ctx.pfs_of(path)
+    check_round(ctx.fs, pfs_id, _uuid(shared_uuid))
+    return pfs_admin.status(ctx.fs, pfs_id)
+
+
+async def _weigh(ctx: Context, pfs: int, tid_beg: str, tid_end: str, start: str | None = None) -> dict[str, Any]:
+    """How many bytes of the stream of a PFS each TID is the reason for, piece by piece."""
+    key = None if start is None else parse_key(start)
+    with ctx.reader.cache.section():
+        ctx.reader.pfs.get(pfs)
+        found = weigh_piece(ctx.reader, pfs, tid_of(tid_beg), tid_of(tid_end), key)
+    rows = [[tid_text(tid), nbytes] for tid, nbytes in sorted(found.nbytes.items())]
+    return {"weights": rows, "next": key_text(found.at)}
 
 
 async def _read(
@@ -73,6 +96,8 @@ def _uuid(text: str) -> bytes:
 
 VERBS = {
     "mirror-source": Verb(_source, fixes_time=True),
+    "mirror-target": Verb(_target),
+    "mirror-weigh": Verb(_weigh),
     "mirror-read": Verb(_read),
     "mirror-write": Verb(_write),
     "mirror-synced": Verb(_synced),

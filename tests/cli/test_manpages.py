@@ -30,7 +30,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "umount.hammer.8": build_umount_parser,
     "undo.1": undo_parser,
 }
-_FLAG = re.compile(r"Fl (-?[A-Za-z][A-Za-z-]*)")
+_FLAG = re.compile(r"Fl (-?[A-Za-z0-9][A-Za-z-]*)")
 pages = pytest.mark.parametrize("page", sorted(path.name for path in MAN.glob("*.[1-9]")))
 
 

@@ -28,7 +28,7 @@ from tests.golden import GoldenStore
 from tests.maint.lab import entry_texts, verb, whole
 from tools.cli import main
 from tools.fsck.check import check
-from tools.mirrorstream import round_end, round_head
+from tools.mirrorstream import head_record, round_end
 
 Out = pytest.CaptureFixture[str]
 STREAMS = {
@@ -100,7 +100,7 @@ def test_reading_gives_the_recorded_stream(golden: GoldenStore, name: str, nbyte
         stream = stream_of(fs, 1, beg, end, nbytes)
         pfs = fs.pfs.get(1)
     pfs.sync_end_tid = end
-    whole_stream = round_head(pfs) + stream + round_end(has_work=True)
+    whole_stream = 2 * head_record(pfs) + stream + round_end(has_work=True)
     assert len(whole_stream) == len(recorded)
     if name == "stream2":
         assert whole_stream == recorded, "byte by byte"
