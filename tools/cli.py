@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         cmd_completion,
         cmd_copy,
         cmd_dedup,
+        cmd_df,
         cmd_history,
         cmd_info,
         cmd_maint,
@@ -86,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmd_pfs.add_parsers(verbs)
     cmd_mirror.add_parsers(verbs)
     cmd_dedup.add_parsers(verbs)
+    cmd_df.add_parsers(verbs)
     cmd_volumes.add_parsers(verbs)
     cmd_cleanup.add_parsers(verbs)
     cmd_completion.add_parsers(verbs)

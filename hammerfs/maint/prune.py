@@ -6,7 +6,7 @@ What is newer than the newest snapshot stays. `prune-everything` leaves nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,13 @@ class PruneStats:
     nbytes: int = 0
 
 
-def prune_ranges(snaps: Iterable[tuple[int, float]], prune_min: int, now: float) -> list[PruneRange]:
+def deciding_recent(snaps: Collection[tuple[int, float]], prune_min: int, now: float) -> int | None:
+    """TID of the snapshot before which pruning ends, so that recent history stays; arguments as for `prune_ranges`."""
+    recent = [tid for tid, ts in dict(snaps).items() if prune_min and now - ts < prune_min]
+    return min(recent, default=None)
+
+
+def prune_ranges(snaps: Collection[tuple[int, float]], prune_min: int, now: float) -> list[PruneRange]:
     """The ranges that the snapshots of a PFS leave to be pruned, newest first.
 
     Args:
@@ -50,11 +56,10 @@ def prune_ranges(snaps: Iterable[tuple[int, float]], prune_min: int, now: float)
     newest_first = sorted(dict(snaps).items(), reverse=True)
     ends = [MAX_TID, *(tid for tid, _ in newest_first)]
     ranges = [PruneRange(tid, end) for (tid, _), end in zip(newest_first, ends, strict=False)]
-    if prune_min:
-        recent = [i for i, (_, ts) in enumerate(newest_first) if now - ts < prune_min]
-        if recent:
-            ranges = ranges[recent[-1] + 1 :]
-            ranges[:1] = [PruneRange(one.beg, MAX_TID) for one in ranges[:1]]
+    recent = deciding_recent(snaps, prune_min, now)
+    if recent is not None:
+        ranges = [one for one in ranges if one.beg < recent]
+        ranges[:1] = [PruneRange(one.beg, MAX_TID) for one in ranges[:1]]
     ranges = ranges[1:]
     if ranges:
         ranges.append(PruneRange(1, ranges[-1].beg))

@@ -14,6 +14,7 @@ from hammerfs.errors import HammerError, UsageError
 from hammerfs.maint import (
     snapshots,
     verbs_dedup,
+    verbs_df,
     verbs_history,
     verbs_mirror,
     verbs_pfs,
@@ -89,6 +90,7 @@ VERBS = {
     "chflags": Verb(_chflags, fixes_time=True),
     "lsflags": Verb(_lsflags, needs_owner=False),
     **verbs_dedup.VERBS,
+    **verbs_df.VERBS,
     **verbs_history.VERBS,
     **verbs_mirror.VERBS,
     **verbs_pfs.VERBS,

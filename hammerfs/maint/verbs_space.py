@@ -54,7 +54,7 @@ async def _prune(
         wanted = [PruneRange(tid_of(beg), tid_of(end)) for beg, end in _pairs(ranges)]
     elif not everything:
         with fs.cache.section():
-            snaps = _snapshots(ctx, pfs_id, directory, zip(targets or (), times or (), strict=False))
+            snaps = [*_snapshots(ctx, pfs_id, directory, zip(targets or (), times or (), strict=False))]
             wanted = prune_ranges(snaps, fs.pfs.get(pfs_id).prune_min, fs.options.clock() / 1_000_000)
     prune = Prune(fs, pfs_id, wanted, exact=exact)
     at = await prune.run(None if start is None else parse_key(start), seconds) if everything or wanted else None
