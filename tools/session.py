@@ -89,9 +89,12 @@ class _Mount:
     def run(self, verb: str, path: str | None = None, **args: Any) -> Any:
         if path is not None:
             args["path"] = os.path.relpath(_real(path), self.place)
-        self._stream.write(encode({"verb": verb, "args": args}))
-        self._stream.flush()
-        line = self._stream.readline()
+        try:
+            self._stream.write(encode({"verb": verb, "args": args}))
+            self._stream.flush()
+            line = self._stream.readline()
+        except (BrokenPipeError, ConnectionResetError):
+            line = b""
         if not line:
             raise RemoteError({"error": f"the daemon of {self.place} has gone away"})
         reply = decode(line)
