@@ -21,7 +21,7 @@ from tests.cli.shelllab import Shell
 from tests.fuse.conftest import mount_in
 from tests.fuse.rwlab import make_image, run_hammer
 from tools.completion.scripts import script
-from tools.completion.spec import PARSERS, commands
+from tools.completion.spec import _BY_METAVAR, _WORDS, PARSERS, commands
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "bind 'set bell-style none'; source {0}"),
@@ -198,6 +198,14 @@ def test_mount_words_are_those_a_mount_understands() -> None:
     for word in options.values[0].words:
         parse_options(["ro", word + good.get(word, "1" if word.endswith("=") else "")])
     assert {"ro", "noatime", "nohistory", "commit=", "snapdir=visible"} <= set(options.values[0].words)
+
+
+def test_no_rule_is_for_what_no_parser_has() -> None:
+    found: set[str | None] = set()
+    for parser in lines_of_parsers().values():
+        for action in parser._actions:
+            found.update(action.metavar if isinstance(action.metavar, tuple) else [action.metavar])
+    assert {*_BY_METAVAR, *_WORDS} <= found
 
 
 @pytest.fixture(scope="module", params=PRESENT)
