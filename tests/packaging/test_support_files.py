@@ -222,6 +222,60 @@ def test_a_wrong_call_is_not_tried_again() -> None:
     assert codes == set(service["RestartPreventExitStatus"].split())
 
 
+RC_SUBR = """
+load_rc_config() { . ./rc.conf; }
+warn() { echo "WARNING: $*" >&2; }
+run_rc_command() { eval "\\$${1}_cmd"; }
+"""
+"""As much of FreeBSD's rc.subr(8) as the script needs."""
+STAND_INS = {
+    "mount": 'cat mounts; printf "%s\\n" "mount $*" >>calls',
+    "mount_hammer": 'printf "%s\\n" "mount_hammer $*" >>calls; printf "%s\\t%s fusefs.hammer rw 0 0\\n" "$3" "$4" >>mounts',
+    "umount": 'printf "%s\\n" "umount $*" >>calls; : >mounts',
+    "pgrep": 'printf "%s\\n" "pgrep $*" >>calls; echo 42',
+    "pwait": 'printf "%s\\n" "pwait $*" >>calls',
+}
+
+
+def test_the_rc_script_mounts_and_waits(tmp_path: Path) -> None:
+    script = (ROOT / "docs" / "freebsd" / "hammerfs").read_text(encoding="utf-8")
+    assert "\n. /etc/rc.subr\n" in script
+    (tmp_path / "script").write_text(script.replace("/etc/rc.subr", "./rc.subr"), encoding="utf-8")
+    (tmp_path / "rc.subr").write_text(RC_SUBR, encoding="utf-8")
+    (tmp_path / "rc.conf").write_text(
+        'hammerfs_mounts="one none"; hammerfs_program=mount_hammer; hammerfs_one_volumes="/dev/a+b:/dev/c"\n'
+        "hammerfs_one_directory='/srv/$(pwned)'; hammerfs_one_options=ro\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bin").mkdir()
+    for name, text in STAND_INS.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+    for name in ("mounts", "calls"):
+        (tmp_path / name).touch()
+
+    def call(verb: str) -> tuple[int, str, list[str]]:
+        (tmp_path / "calls").write_text("", encoding="utf-8")
+        env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["sh", "script", verb], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == "WARNING: hammerfs_none_volumes and hammerfs_none_directory are needed in rc.conf\n"
+        calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+        return done.returncode, done.stdout, [line for line in calls if line != "mount -p"]
+
+    place = "/srv/$(pwned)"
+    assert call("status") == (1, f"{place} is not mounted.\n", [])
+    assert call("start") == (1, f"Mounting {place}.\n", [f"mount_hammer -o ro /dev/a+b:/dev/c {place}"])
+    assert call("status") == (1, f"{place} is mounted.\n", [])
+    assert call("start") == (1, "", [])
+    pattern = ".*mount_hammer .* /dev/a\\+b:/dev/c /srv/\\$\\(pwned\\)"
+    asked = [f"pgrep -f -x {pattern}", f"umount {place}", "pwait -t 600 42"]
+    assert call("stop") == (1, f"Unmounting {place}.\n", asked)
+    assert call("stop") == (1, "", [])
+
+
 @pytest.mark.parametrize("path", [ROOT / "docs" / "freebsd" / "hammerfs", *sorted((ROOT / "scripts").glob("*.sh"))])
 def test_scripts_are_well_formed(path: Path) -> None:
     done = subprocess.run(["sh", "-n", path], capture_output=True, text=True, check=False)
