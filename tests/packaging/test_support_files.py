@@ -230,7 +230,7 @@ run_rc_command() { eval "\\$${1}_cmd"; }
 """As much of FreeBSD's rc.subr(8) as the script needs."""
 STAND_INS = {
     "mount": 'cat mounts; printf "%s\\n" "mount $*" >>calls',
-    "mount_hammer": 'printf "%s\\n" "mount_hammer $*" >>calls; printf "%s\\t%s fusefs.hammer rw 0 0\\n" "$3" "$4" >>mounts',
+    "mount_hammer": 'printf "%s\\n" "mount_hammer $*" >>calls; echo "$3 $4 fusefs.hammer rw 0 0" >>mounts',
     "umount": 'printf "%s\\n" "umount $*" >>calls; : >mounts',
     "pgrep": 'printf "%s\\n" "pgrep $*" >>calls; echo 42',
     "pwait": 'printf "%s\\n" "pwait $*" >>calls',
