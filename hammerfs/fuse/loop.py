@@ -15,6 +15,8 @@ from typing import Any
 
 import trio
 
+from hammerfs.fuse.handshake import Detour
+
 BURST_MS = 2
 """How long the reader waits for another request in poll(2)."""
 FAIR = 64
@@ -65,11 +67,18 @@ def burst_reader(alone: Callable[[], bool]) -> Callable[[int], Awaitable[None]]:
         alone: Whether nothing but the next request is waited for in this process.
     """
     poller: select.poll | None = None
+    detour: Detour | None = None
     left = FAIR
 
     async def wait_readable(fd: int) -> None:
-        nonlocal poller, left
+        nonlocal detour, poller, left
+        if detour is None:  # the first request is INIT
+            await trio.lowlevel.wait_readable(fd)
+            detour = Detour(fd)
+            detour.begin()
+            return
         if poller is None:
+            detour.end()
             poller = select.poll()
             poller.register(fd, select.POLLIN | select.POLLERR | select.POLLHUP)
         left -= 1

@@ -24,7 +24,7 @@ HASHED = 64 << 20
 
 
 class Entry(NamedTuple):
-    """What must survive a remount of one object; times in microseconds, as they are stored."""
+    """What must survive a remount of one object."""
 
     mode: int
     nlink: int
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     gid: int
     rdev: int
     size: int
-    mtime_us: int
-    ctime_us: int
+    mtime_ns: int
+    ctime_ns: int
     contents: str
 
 
@@ -76,7 +76,7 @@ def _entry(path: Path) -> Entry:
         contents = digest(path)
     elif stat.S_ISLNK(st.st_mode):
         contents = os.readlink(path)
-    times = st.st_mtime_ns // 1000, st.st_ctime_ns // 1000
+    times = st.st_mtime_ns, st.st_ctime_ns
     return Entry(st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, contents)
 
 

@@ -161,7 +161,7 @@ def make_tree(top: Path) -> None:
 
 
 def without_times(tree: dict[str, Entry]) -> dict[str, Entry]:
-    return {path: entry._replace(mtime_us=0, ctime_us=0) for path, entry in tree.items()}
+    return {path: entry._replace(mtime_ns=0, ctime_ns=0) for path, entry in tree.items()}
 
 
 def remove(top: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_deleted_tree_comes_back(tmp_path: Path, image: Path, how: str) -> Non
             after = tree_of(top)
             assert without_times(after) == without_times(before)
             for name in ("sub/file", "plain", "sub"):
-                assert after[name].mtime_us == pytest.approx(before[name].ctime_us, abs=60_000_000)
+                assert after[name].mtime_ns == pytest.approx(before[name].ctime_ns, abs=60_000_000_000)
     if how == "image":
         run_hammer("-f", image, "restore", "-r", "/top")
         with live(tmp_path, image) as mount:

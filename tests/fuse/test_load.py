@@ -227,7 +227,7 @@ def test_tar_round_trip(mount: Mount, sources: Path, tmp_path: Path) -> None:
 def files(root: Path) -> dict[str, Entry]:
     """What a tree of files holds but for times of change, and what directories say of themselves."""
     return {
-        path: entry._replace(ctime_us=0, mtime_us=entry.mtime_us // 1_000_000)
+        path: entry._replace(ctime_ns=0, mtime_ns=entry.mtime_ns // 1_000_000_000)
         for path, entry in tree_of(root).items()
         if stat.S_ISREG(entry.mode)
     }

@@ -163,7 +163,7 @@ def assert_copied(master: Path, slave: Path) -> None:
     """A slave holds what its master does; it is seen in the past, where mtime is ctime."""
     want, got = tree_of(master), tree_of(slave)
     del want["."], got["."]  # the softlinks differ
-    assert difference(want, {path: e._replace(mtime_us=want[path].mtime_us) for path, e in got.items()}) == {}
+    assert difference(want, {path: e._replace(mtime_ns=want[path].mtime_ns) for path, e in got.items()}) == {}
 
 
 def test_facts_and_a_version_upgrade_of_a_mount(tmp_path: Path) -> None:
