@@ -229,9 +229,9 @@ class Cleanup:
 
     def dedup(self, line: Line) -> str:
         """Equal data is stored once."""
-        from tools.cmd_dedup import Deduper
+        from tools.dedupe import Deduper
 
-        done = Deduper(self._session, simulate=False).run(self._path, deadline=time.monotonic() + line.limit)
+        done = Deduper(self._session, simulate=False).run(self._path, line.limit)
         return f"run ({done.records} shared)"
 
     def reblock(self, line: Line) -> str:

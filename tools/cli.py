@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hammerfs.errors import HammerError
+from tools.dedupe import LEAST_MEMORY
 from tools.output import output_failed, prepare_output, safe_line
 from tools.parser import LineParser, byte_count
 
@@ -116,6 +117,9 @@ def _add_mirror_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="least time between the rounds of a stream (default 5)",
     )
+    parser.add_argument(
+        "-m", dest="memory", type=_memory, metavar="BYTES", help="memory that dedup may use (default 1g)"
+    )
     parser.add_argument("-p", dest="port", type=_port, metavar="PORT", help="the port of ssh on another host")
     parser.add_argument("-X", dest="compressed", action="store_true", help="have ssh compress")
 
@@ -127,6 +131,13 @@ def _seconds(text: str) -> float:
         value = -1
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
+    return value
+
+
+def _memory(text: str) -> int:
+    value = byte_count(text)
+    if value < LEAST_MEMORY:
+        raise argparse.ArgumentTypeError(f"'{text}' is too little, {LEAST_MEMORY >> 20}m is the least")
     return value
 
 

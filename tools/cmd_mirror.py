@@ -25,13 +25,14 @@ from hammerfs.ondisk.mirror import (
     MirrorRecord,
 )
 from hammerfs.ondisk.node import BaseElm, LeafElm
-from tools.mirrorlink import Link, Remote, Stop, Stopped, join, linked, parse_remote, remote_command
+from tools.mirrorlink import Link, Remote, join, linked, parse_remote, remote_command
 from tools.mirrorsource import DELAY_S, SPLIT, MirrorSource, Round, Sending, send
 from tools.mirrorstream import Sink, Source, opened, records
 from tools.mirrortarget import LocalTarget, OneWay, Target, TwoWay, receive
 from tools.output import print_json, safe_line, size_text
 from tools.passes import read_cycle, write_cycle
 from tools.session import Session, open_session
+from tools.stop import Stop, Stopped
 
 _NAMES = {
     MREC_REC: "REC",

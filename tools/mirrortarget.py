@@ -13,7 +13,7 @@ from hammerfs.maint.verbs_mirror import MOST_BYTES
 from hammerfs.ondisk.mirror import MREC_IDLE, MREC_SYNC, MREC_TERM, MREC_UPDATE
 from hammerfs.ondisk.records import PfsData
 from tools.cmd_pfs import make_pfs
-from tools.mirrorlink import Link, Stop
+from tools.mirrorlink import Link
 from tools.mirrorstream import (
     Found,
     Sink,
@@ -26,6 +26,7 @@ from tools.mirrorstream import (
     update_record,
 )
 from tools.session import Session
+from tools.stop import Stop
 
 
 class Target(Protocol):

@@ -21,6 +21,7 @@ from hammerfs.rw import WritableFS
 
 LISTED = 2000
 """Elements of one piece of a list of candidates."""
+MAX_CRC = (1 << 32) - 1
 _FOREVER = 1000.0
 
 
@@ -39,24 +40,28 @@ class Outcome(StrEnum):
     """One of them is not there any more, or damaged."""
 
 
-def extents(fs: HammerFS, pfs_id: int, start: Key | None) -> tuple[list[LeafElm], Key | None]:
+def extents(
+    fs: HammerFS, pfs_id: int, start: Key | None, crcs: tuple[int, int] = (0, MAX_CRC)
+) -> tuple[list[LeafElm], Key | None]:
     """Data records of a PFS, all generations, piece by piece, inside a section.
 
     Args:
         fs: The file system.
         pfs_id: The PFS.
         start: Where to go on.
+        crcs: The first and the last checksum that are of interest.
 
     Returns:
-        Those with a payload, and where to go on (None at the end).
+        Those with a payload and such a checksum, and where to go on (None at the end).
 
     Raises:
         CorruptError: The tree is damaged.
     """
     first, end = pfs_keys(pfs_id)
+    least, most = crcs
     found = []
     for seen, elm in enumerate(scan(fs.tree, start or first, end), 1):
-        if elm.rec_type == RECTYPE_DATA and elm.data_len:
+        if elm.rec_type == RECTYPE_DATA and elm.data_len and least <= elm.data_crc <= most:
             found.append(elm)
         if seen >= LISTED:
             return found, after(elm.sort_key)

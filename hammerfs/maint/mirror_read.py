@@ -114,7 +114,8 @@ def weigh_piece(fs: HammerFS, pfs_id: int, tid_beg: int, tid_end: int, start: Ke
     weights: Counter[int] = Counter()
     visited = 0
     key: Key | None = None
-    for at, leaf, key in _leaves(fs, start or first, end, tid_beg):
+    for at, leaf, following in _leaves(fs, start or first, end, tid_beg):
+        key = following
         visited += 1
         for elm in () if leaf is None else _elements(fs, leaf, at, end):
             visited += 1

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from hammerfs.errors import UsageError
-from hammerfs.maint.dedup import Dedup, extents
+from hammerfs.maint.dedup import MAX_CRC, Dedup, extents
 from hammerfs.maint.sweep import key_text, parse_key
 from hammerfs.maint.verb import Context, Verb
 
 
-async def _scan(ctx: Context, path: str, start: str | None = None) -> dict[str, Any]:
-    """Data records of the PFS that holds a path: key, checksum, length and address of each."""
+async def _scan(
+    ctx: Context, path: str, start: str | None = None, least: int = 0, most: int = MAX_CRC
+) -> dict[str, Any]:
+    """Data records of the PFS that holds a path, by a range of checksums: key, checksum, length, address of each."""
     pfs_id = ctx.pfs_of(path)
     with ctx.reader.cache.section():
-        found, at = extents(ctx.reader, pfs_id, None if start is None else parse_key(start))
+        found, at = extents(ctx.reader, pfs_id, None if start is None else parse_key(start), (least, most))
     rows = [[key_text(elm.sort_key), elm.data_crc, elm.data_len, elm.data_offset] for elm in found]
     return {"pfs": pfs_id, "extents": rows, "next": key_text(at)}
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import random
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +20,10 @@ from hammerfs.maint.sweep import key_text
 from hammerfs.ondisk.node import LeafElm
 from hammerfs.rw import WritableFS
 from tests.enginelab import assert_same, assert_sound, fresh, mount, tree
+from tests.fuse.rwlab import make_image
 from tests.golden import GoldenStore
 from tests.maint.lab import Here, entry_texts, trees, verb, whole
-from tools import cmd_dedup
+from tools import dedupe
 from tools.cli import main
 from tools.fsck.check import check
 
@@ -26,7 +31,7 @@ Out = pytest.CaptureFixture[str]
 
 
 def deduped(fs: WritableFS, *, simulate: bool = False) -> Any:
-    return cmd_dedup.Deduper(Here(fs), simulate=simulate).run("/")
+    return dedupe.Deduper(Here(fs), simulate=simulate).run("/")
 
 
 def data(fs: WritableFS) -> list[LeafElm]:
@@ -37,7 +42,7 @@ def data(fs: WritableFS) -> list[LeafElm]:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedup, "LISTED", 37)
     monkeypatch.setattr(dedup, "CHANGED", 5)
-    monkeypatch.setattr(cmd_dedup, "_PAIRS", 8)
+    monkeypatch.setattr(dedupe, "_PAIRS", 8)
 
 
 def test_equal_blocks_are_stored_once(small_steps: None) -> None:
@@ -93,7 +98,7 @@ def test_bytes_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     session = Here(fs)
     monkeypatch.setattr(session, "run", same_checksums)
-    totals = cmd_dedup.Deduper(session, simulate=False).run("/")
+    totals = dedupe.Deduper(session, simulate=False).run("/")
     assert totals.records == len(elms) // 2
     assert totals.crc_collisions >= 2
     assert_same(tree(fs), want)
@@ -132,6 +137,132 @@ def test_old_versions_share_nothing() -> None:
     with pytest.raises(InvalidError, match="shared extents"):
         verb(fs, "dedup", pairs=[])
     fs.close()
+
+
+# Memory
+
+
+class Listed:
+    """A session on a file system that is a list of extents, and on which equal checksums are equal bytes.
+
+    Args:
+        rows: Key, checksum, length and address of each.
+    """
+
+    place = "listed"
+
+    def __init__(self, rows: list[tuple[str, int, int, int]]) -> None:
+        self.offs = {key: off for key, _, _, off in rows}
+        self.rows = rows
+        self.scans = 0
+
+    def run(self, verb: str, path: str | None = None, **args: Any) -> Any:
+        if verb == "dedup":
+            for one, other in args["pairs"]:
+                self.offs[other] = self.offs[one]
+            return {"outcomes": ["done"] * len(args["pairs"])}
+        beg = int(args["start"] or 0)
+        self.scans += beg == 0
+        part = self.rows[beg : beg + 500]
+        found = [
+            (key.encode().decode(), crc, length, self.offs[key])  # a text of its own, as from a socket
+            for key, crc, length, _ in part
+            if args["least"] <= crc <= args["most"]
+        ]
+        return {"extents": found, "next": None if beg + 500 >= len(self.rows) else str(beg + 500)}
+
+
+def extents_at_random(count: int, kinds: int) -> Listed:
+    rng = random.Random(count)
+    crcs = [rng.randrange(1 << 32) for _ in range(kinds)]
+    zone = 0xA << 60
+    return Listed([(f"20002:{n:x}:10:4000:100000000", rng.choice(crcs), 16384, zone + n * 16384) for n in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("count", "kinds", "memory"),
+    [(8000, 8000, 1 << 20), (12_000, 3000, 1 << 20), (12_000, 3, 1 << 20), (12_000, 1, 1 << 20)],
+)
+@pytest.mark.parametrize("simulate", [False, True])
+def test_memory_is_limited_and_the_outcome_the_same(count: int, kinds: int, memory: int, simulate: bool) -> None:
+    want, got = (extents_at_random(count, min(kinds, count)) for _ in range(2))
+    once = dedupe.Deduper(want, simulate=simulate)
+    totals = once.run("/")
+    assert once.passes == want.scans == 1
+    often = dedupe.Deduper(got, simulate=simulate, memory=memory)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        assert often.run("/") == totals
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert often.is_complete
+    assert (often.passes > 1) == (kinds > 1)
+    assert often.passes == got.scans
+    assert got.offs == want.offs
+    assert totals.referenced == count * 16384
+    assert totals.records == count - len({crc for _, crc, _, _ in want.rows})
+    assert peak < memory * 1.1
+
+
+def test_several_passes_over_a_file_system(small_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(4)
+    contents = [rng.randbytes(20_000) for _ in range(15)]
+    offs, found = [], []
+    for memory in (1 << 30, 9000):
+        media = fresh()
+        fs = mount(media)
+        for name in range(60):
+            fs.write(fs.create(fs.root(), b"f%d" % name), 0, contents[name * 7 % 15])
+        fs.sync()
+        want = tree(fs)
+        deduper = dedupe.Deduper(Here(fs), simulate=False, memory=memory)
+        found.append(deduper.run("/"))
+        offs.append([elm.data_offset for elm in data(fs)])
+        assert (deduper.passes > 3) == (memory < 1 << 30)
+        assert_same(tree(fs), want)
+        fs.close()
+        assert_sound(media)
+    assert found[0] == found[1]
+    assert found[0].records == 60 * 2 - len(set(offs[0]))
+    assert offs[0] == offs[1]
+
+
+def test_no_time_and_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tools.dedupe.time.monotonic", lambda: clock[0])
+    session = extents_at_random(4000, 40)
+    run = session.run
+
+    def slow(verb: str, path: str | None = None, **args: Any) -> Any:
+        clock[0] += 1
+        return run(verb, path, **args)
+
+    monkeypatch.setattr(session, "run", slow)
+    none = dedupe.Deduper(session, simulate=False)
+    assert none.run("/", 0) == dedupe.Totals()
+    assert not none.is_complete
+    some = dedupe.Deduper(session, simulate=False)
+    assert 0 < some.run("/", 6).records < 3960
+    assert not some.is_complete
+    assert clock[0] < 9
+    rest = dedupe.Deduper(session, simulate=False)
+    rest.run("/", 1000)
+    assert rest.is_complete
+    assert len(set(session.offs.values())) == 40
+
+
+def test_the_command_has_a_limit(tmp_path: Path, capsys: Out) -> None:
+    disk = str(make_image(tmp_path))
+    assert main(["-m", "1m", "-f", disk, "--json", "dedup", "/"]) == 0
+    assert json.loads(capsys.readouterr().out)["complete"] is True
+    assert main(["-t", "0", "-f", disk, "dedup", "/"]) == 0
+    assert "Dedup / interrupted by timer\n" in capsys.readouterr().out
+    for text in ("1023k", "much"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["-m", text, "-f", disk, "dedup", "/"])
+        assert capsys.readouterr().err.startswith(f"hammer: argument -m: '{text}' is ")
 
 
 @pytest.mark.golden

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import itertools
 import json
@@ -25,27 +24,22 @@ from hammerfs.fs import HammerFS
 from hammerfs.ondisk.mirror import MREC_IDLE, MREC_PFSD, MREC_SYNC, MREC_TERM, MREC_UPDATE
 from hammerfs.ondisk.records import PfsData
 from hammerfs.rw import WritableFS
-from mkfs.cli import main as newfs
 from tests.enginelab import assert_same, fresh, mount
+from tests.fuse.rwlab import make_image
 from tests.maint.lab import Here, verb
 from tests.maint.test_mirror import Out, tree_of
 from tools import mirrorsource
 from tools.cli import main
 from tools.fsck.check import check
-from tools.mirrorlink import RSH_VARIABLE, Link, Remote, Stop, Stopped, parse_remote, remote_command
+from tools.mirrorlink import RSH_VARIABLE, Link, Remote, parse_remote, remote_command
 from tools.mirrorsource import MirrorSource, Round, Sending, send
 from tools.mirrorstream import Found, head_record, last_record, records, round_end
 from tools.mirrortarget import OneWay, TwoWay
 from tools.parser import byte_count
+from tools.stop import Stop, Stopped
 
 PATIENCE_S = 60
 FILES = 40
-
-
-def formatted(image: Path) -> Path:
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert newfs(["-f", "-u", "8m", "-L", "M", "--size", "512m", "--quiet", str(image)]) == 0
-    return image
 
 
 def grow(image: Path, step: int) -> None:
@@ -64,7 +58,7 @@ def grow(image: Path, step: int) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an image that has a master, and an empty one."""
     folder = tmp_path_factory.mktemp("made")
-    images = [formatted(folder / name) for name in ("master.img", "slave.img")]
+    images = [make_image(folder, name) for name in ("master.img", "slave.img")]
     with WritableFS.open_rw([str(images[0])]) as fs:
         verb(fs, "pfs-create", path="/", link="m", slave=False, options=[])
     grow(images[0], 0)
