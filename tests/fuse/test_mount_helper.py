@@ -16,6 +16,8 @@ import pytest
 from hammerfs.device.lock import has_writer
 from tests.fuse.conftest import PATIENCE_S, Mount, command, mount_in
 from tests.fuse.rwlab import check, live, make_image, run
+from tests.fuse.test_options import SWALLOWED
+from tools.mount_helper import mount
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
 
@@ -82,6 +84,20 @@ def test_a_fake_mount_checks_and_mounts_nothing(image: Path, place: Path, tmp_pa
     assert not os.path.ismount(place)
     assert helper("mount", image, place, "-f", "-o", "shiny").returncode == 1
     assert helper("mount", image, tmp_path / "none", "-f").returncode == 32
+
+
+@pytest.mark.parametrize("word", [*SWALLOWED, "user", "users", "owner", "group", "uid=7", "gid=7", "umask=027", "sync"])
+def test_every_word_of_an_fstab_line(image: Path, place: Path, word: str) -> None:
+    """As mount(8) calls its helper, but for the mount itself."""
+    words = f"rw,{word},noatime"
+    assert mount([str(image), str(place), "-f", "-n", "-v", "-N", "/proc/1/ns/mnt", "-t", "hammer", "-o", words]) == 0
+
+
+def test_all_words_of_fstab_lines_at_once(image: Path, place: Path) -> None:
+    assert helper("mount", image, place, "-o", ",".join(("rw", *SWALLOWED))).returncode == 0
+    (place / "file").write_bytes(b"x")
+    assert helper("umount", place).returncode == 0
+    check(image)
 
 
 def test_sloppy(image: Path, place: Path) -> None:
