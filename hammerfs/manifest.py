@@ -22,6 +22,7 @@ from hammerfs.dirent import Dirent
 from hammerfs.errors import HammerError, NotFound
 from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
+from hammerfs.nametext import name_text
 from hammerfs.ondisk.records import unix_id
 
 Entry = dict[str, Any]
@@ -56,7 +57,7 @@ def manifest(fs: HammerFS, roots: Iterable[bytes] | None = None) -> dict[str, An
     return {
         "volumes": [name_of(volume.dev.name) for volume in fs.volumes],
         "next_tid": tid_text(fs.volumes.superblock.vol0_next_tid),
-        "trees": {text(root): list(entries(fs, root)) for root in (default_roots(fs) if roots is None else roots)},
+        "trees": {name_text(root): list(entries(fs, root)) for root in (default_roots(fs) if roots is None else roots)},
     }
 
 
@@ -103,7 +104,7 @@ def entries(fs: HammerFS, root: bytes) -> Iterator[Entry]:
 
 def _unreadable(path: bytes, name: Dirent, err: HammerError) -> Entry:
     return {
-        "path": text(path),
+        "path": name_text(path),
         "type": TYPE_NAMES.get(name.obj_type, "unknown"),
         "ino": tid_text(name.obj_id),
         "pfs": name.pfs_id,
@@ -115,7 +116,7 @@ def entry(fs: HammerFS, path: bytes, inode: Inode) -> Entry:
     """One entry. What can't be read of it is told by an ``error`` (errno) in place of the hash or target."""
     data, attr = inode.data, inode.attr()
     found: Entry = {
-        "path": text(path),
+        "path": name_text(path),
         "type": TYPE_NAMES[data.obj_type],
         "mode": f"{data.mode & 0o7777:04o}",
         "uid": _signed(unix_id(data.uid)),
@@ -135,7 +136,7 @@ def entry(fs: HammerFS, path: bytes, inode: Inode) -> Entry:
             found["parent_ino"] = tid_text(data.parent_obj_id)
             found["cap_flags"] = data.cap_flags
         elif inode.is_symlink:
-            found["target"] = text(fs.readlink(inode))
+            found["target"] = name_text(fs.readlink(inode))
         elif inode.is_file:
             found.update(hashes(fs, inode))
         elif data.obj_type in {OBJTYPE_CDEV, OBJTYPE_BDEV}:
@@ -168,14 +169,6 @@ def hashes(fs: HammerFS, inode: Inode) -> dict[str, str]:
 
 def _signed(unix: int) -> int:
     return unix - (1 << 32) if unix >> 31 else unix
-
-
-def text(raw: bytes) -> str:
-    """A path as text: bytes that are not UTF-8 as %XX."""
-    return "".join(
-        f"%{ord(char) - 0xDC00:02X}" if 0xDC80 <= ord(char) <= 0xDCFF else char
-        for char in raw.decode("utf-8", "surrogateescape")
-    )
 
 
 def name_of(device: str) -> str:

@@ -56,9 +56,9 @@ def pack(devices: Sequence[Device], target: Path, *, force: bool = False, progre
     """
     if target.exists() and not force:
         raise ExistsError(f"{target} exists")
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{os.getpid()}.part")
     try:
-        with part.open("wb") as out:
+        with part.open("xb") as out:
             _write(devices, out, progress)
             out.flush()
             os.fsync(out.fileno())
@@ -155,7 +155,7 @@ def unpack(source: Path, directory: Path, *, force: bool = False, progress: Prog
         for target in targets:
             if target.exists() and not force:
                 raise ExistsError(f"{target} exists")
-        parts = [directory / f".{member.name}.part" for member in found]
+        parts = [directory / f".{os.getpid()}-{number}.part" for number in range(len(found))]
         try:
             _unpack_to(source, file, found, parts, progress)
             for part, target in zip(parts, targets, strict=True):
@@ -181,11 +181,20 @@ def _read_header(source: Path, file: IO[bytes]) -> list[Member]:
     except (ValueError, KeyError, TypeError) as err:
         raise CorruptError(f"header of the packed set makes no sense: {err}", volume=str(source)) from None
     for member in found:
-        if not member.name or "/" in member.name or "\0" in member.name or member.name in {".", ".."}:
+        if not _is_file_name(member.name):
             raise CorruptError(f"a packed volume has the name {member.name!r}", volume=str(source))
     if len({member.name for member in found}) < len(found) or not found:
         raise CorruptError("packed volumes have no names of their own", volume=str(source))
     return found
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a name can be a file's in a directory, and leads nowhere else."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 def _unpack_to(
@@ -198,7 +207,7 @@ def _unpack_to(
     outs: list[IO[bytes]] = []
     try:
         for part, member in zip(parts, found, strict=True):
-            outs.append(part.open("w+b"))
+            outs.append(part.open("x+b"))
             outs[-1].truncate(member.size)
         while True:
             number, offset, length = _PIECE.unpack(stream.take(_PIECE.size))

@@ -18,11 +18,14 @@ class PfsTable:
         records: The records of the file system.
     """
 
-    __slots__ = ("_cached", "_records")
+    __slots__ = ("_cached", "_records", "retired")
 
     def __init__(self, records: Records) -> None:
         self._records = records
         self._cached: dict[int, PfsData] = {}
+        self.retired: set[int] = set()
+        """Ids of PFSs destroyed since the file system was opened. They are not given out again while it is: what the
+        kernel of the host knows of the one, by names and inode numbers, it would take for the other's."""
 
     def get(self, pfs_id: int) -> PfsData:
         """Data of a PFS. PFS 0 exists even without a record.

@@ -24,7 +24,7 @@ from mkfs.layout import Layout, Params, plan
 from mkfs.options import build_parser, creation_time_us, program_name
 from mkfs.targets import Targets
 from mkfs.write import erase, write_layout
-from tools.output import print_json
+from tools.output import complain, print_json
 
 INTERRUPTED = 130
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _stoppable():
             _newfs(args)
     except HammerError as err:
-        print(f"{program_name()}: {err}", file=sys.stderr)
+        complain(program_name(), err)
         return err.exit_code
     except KeyboardInterrupt:
         print(f"{program_name()}: interrupted", file=sys.stderr)
@@ -129,12 +129,12 @@ class _Output:
     def warn(self, text: str) -> None:
         """A warning, on stderr."""
         if self._warnings:
-            print(f"{program_name()}: {text}", file=sys.stderr)
+            complain(program_name(), text)
 
     def debug(self, text: str) -> None:
         """What -d asks for."""
         if self._debug:
-            print(f"{program_name()}: debug: {text}", file=sys.stderr)
+            complain(f"{program_name()}: debug", text)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import HammerError, UsageError
 from hammerfs.ondisk.records import PfsData
 from tools.cmd_snap import snapshot_path
+from tools.output import complain, safe_name
 from tools.passes import run_pass
 from tools.session import Session
 
@@ -140,7 +140,8 @@ class Cleanup:
             HammerError: The file system can't be asked.
         """
         lines = parse_config(self._config())
-        self._say(f"cleanup {self._path:<20} - handle PFS #{self._pfs_id} using {self.folder}")
+        path, folder = safe_name(os.fsencode(self._path)), safe_name(os.fsencode(self.folder))
+        self._say(f"cleanup {path:<20} - handle PFS #{self._pfs_id} using {folder}")
         kept = next((line for line in lines if line.command == "snapshots"), None)
         self._all_history_goes = kept is not None and not kept.period and not kept.limit
         good = True
@@ -179,7 +180,7 @@ class Cleanup:
             outcome = COMMANDS[line.command](self, line)
             mark.write_text(f"0x{int(self._now):08x}\n", encoding="ascii")
         except HammerError as err:
-            print(f"hammer: cleanup: {self._path}: {line.command}: {err}", file=sys.stderr)
+            complain("hammer: cleanup", f"{self._path}: {line.command}: {err}")
             self._say(head + "failed")
             return False
         except OSError as err:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hammerfs.errors import HammerError
 from tools.dedupe import LEAST_MEMORY
-from tools.output import output_failed, prepare_output, safe_line
+from tools.output import complain, output_failed, prepare_output
 from tools.parser import LineParser, byte_count
 
 INTERRUPTED = 130
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except HammerError as err:
-        print(f"hammer: {args.verb}: {safe_line(str(err))}", file=sys.stderr)
+        complain(f"hammer: {args.verb}", err)
         return err.exit_code
     except OSError as err:
         return int(output_failed(f"hammer: {args.verb}", err))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hammerfs.errors import HammerError, UsageError
 from tools.cleanup import Cleanup, default_config, parse_config
-from tools.output import json_name, print_json, safe_name
+from tools.output import complain, json_name, print_json, safe_line, safe_name
 from tools.session import Session, open_session
 from tools.target import open_fs, parse_pfs_or_path
 
@@ -51,7 +51,7 @@ def run_cleanup(args: argparse.Namespace) -> int:
         except HammerError as err:
             if len(args.paths) == 1:
                 raise
-            print(f"hammer: cleanup: {path}: {err}", file=sys.stderr)
+            complain("hammer: cleanup", f"{path}: {err}")
             good = False
     return 0 if good else 1
 
@@ -97,7 +97,8 @@ def run_config(args: argparse.Namespace) -> int:
         print(f"hammer: config: PFS {pfs_id} has no configuration", file=sys.stderr)
         return 1
     else:
-        sys.stdout.write(found.decode("utf-8", "backslashreplace"))
+        lines = found.decode("utf-8", "surrogateescape").split("\n")
+        sys.stdout.write("\n".join("\t".join(safe_line(word) for word in line.split("\t")) for line in lines))
     return 0
 
 

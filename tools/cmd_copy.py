@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hammerfs.errors import HammerError, UsageError
-from tools.output import print_json, safe_name
+from tools.output import complain, json_name, print_json, safe_name
 from tools.target import add_view_options, find, open_fs
 
 
@@ -45,7 +45,7 @@ class _Complaints:
 
     def __call__(self, path: bytes, what: str) -> None:
         self.count += 1
-        print(f"hammer: {self._verb}: {safe_name(path) or '/'}: {what}", file=sys.stderr)
+        complain(f"hammer: {self._verb}", f"{safe_name(path) or '/'}: {what}")
 
 
 def run_cp(args: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def run_pack(args: argparse.Namespace) -> int:
         total = sum(dev.size for dev in devices)
     size = Path(args.target).stat().st_size
     if args.json:
-        print_json({"file": args.target, "volumes": len(devices), "bytes": total, "packed_bytes": size})
+        print_json({"file": json_name(args.target), "volumes": len(devices), "bytes": total, "packed_bytes": size})
     else:
         print(f"{len(devices)} volume(s), {total} bytes, packed into {size}")
     return 0
@@ -142,7 +142,8 @@ def run_unpack(args: argparse.Namespace) -> int:
         found = members(source)
         paths = [] if args.list else unpack(source, Path(args.target), force=args.force)
     if args.json:
-        print_json({"volumes": [member._asdict() for member in found], "files": [str(path) for path in paths]})
+        volumes = [{"name": json_name(member.name), "size": member.size} for member in found]
+        print_json({"volumes": volumes, "files": [json_name(str(path)) for path in paths]})
         return 0
     for member in found:
         print(f"{member.size:>16} {safe_name(os.fsencode(member.name))}")

@@ -23,9 +23,9 @@ from hammerfs.reports import Row, tree_path
 from hammerfs.vfs.control_proto import RemoteError
 from hammerfs.viewspec import parse_tid
 from tools.contentdiff import content_diff, write_diff
-from tools.output import json_name, print_json, safe_line, safe_name, time_text
+from tools.output import complain, json_name, print_json, safe_name, time_text
 from tools.places import HostPlace, ImageSource, Source
-from tools.session import Session, open_session
+from tools.session import Session, has_daemon, open_session
 from tools.target import add_view_options, open_fs, view_root
 
 _RANGE = re.compile(r"(\d+|0[xX][0-9a-fA-F]+)(?:,(\d+|0[xX][0-9a-fA-F]+))?\Z", re.ASCII)
@@ -140,11 +140,14 @@ def asking(args: argparse.Namespace, path: str | None) -> Iterator[Asker]:
 
 
 def nearest(path: str) -> str:
-    """A path, or the nearest directory above it that exists."""
+    """A path, or the nearest directory above it that exists; of a symbolic link on a mount the directory it is in."""
     path = os.path.abspath(path)
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
-    return path if os.path.isdir(path) else os.path.dirname(path)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(path) or (os.path.islink(path) and has_daemon(folder)):
+        return folder
+    return path
 
 
 def run_history(args: argparse.Namespace) -> int:
@@ -228,7 +231,7 @@ def walk_past(
         except HammerError as err:
             if where == path:
                 raise
-            print(f"hammer: {question}: {_shown(where)}: {safe_line(str(err))}", file=sys.stderr)
+            complain(f"hammer: {question}", f"{_shown(where)}: {err}")
             continue
         for row in found["rows"]:
             yield {name: asker.place + value if name in _NAMES else value for name, value in row.items()}

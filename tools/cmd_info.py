@@ -122,7 +122,7 @@ def run_volume_list(args: argparse.Namespace) -> int:
     found, _ = find_facts(args)
     names, root = found["volumes"], found["root"]
     if args.json:
-        print_json([{"number": number, "name": name, "root": number == root} for number, name in names])
+        print_json([{"number": number, "name": json_name(name), "root": number == root} for number, name in names])
         return 0
     for number, name in names:
         text = safe_name(os.fsencode(name))

@@ -14,7 +14,7 @@ from hammerfs.const import TID_INFINITE
 from hammerfs.errors import UsageError
 from hammerfs.fs import HammerFS
 from hammerfs.keys import KEY_MAX, KEY_MIN, MIN_INT64, Key
-from tools.output import print_json, safe_name
+from tools.output import print_json, safe_line, safe_name
 from tools.target import open_fs
 
 _HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,16}\Z")
@@ -152,10 +152,12 @@ def parse_key(text: str) -> tuple[Key, Key]:
 
 
 def emitter() -> Callable[[str], object]:
-    """Writes lines to stdout; stored names in them are the bytes they were."""
-    buffer = sys.stdout.buffer
+    """Writes lines to stdout; stored names in them are the bytes they were, but not on a terminal."""
+    buffer, is_terminal = sys.stdout.buffer, sys.stdout.isatty()
 
     def emit(line: str) -> None:
+        if is_terminal:
+            line = "\t".join(safe_line(word) for word in line.split("\t"))
         buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
     return emit

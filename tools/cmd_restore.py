@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from hammerfs.reports import Row, join, plain_path
 from hammerfs.rw import WritableFS
 from hammerfs.viewspec import parse_pfs
 from tools.cmd_history import Asker, asking, is_past, walk_past
-from tools.output import print_json, safe_line, safe_name
+from tools.output import complain, print_json, safe_name
 from tools.places import HostPlace, ImagePlace, Place, Thing
 
 SWEEP_SECONDS = 60
@@ -96,7 +95,7 @@ class _Counts:
         """Tell what could not be restored."""
         self.failed += 1
         what = str(err) if isinstance(err, HammerError) else getattr(err, "strerror", None) or str(err)
-        print(f"hammer: restore: {safe_name(path)}: {safe_line(what)}", file=sys.stderr)
+        complain("hammer: restore", f"{safe_name(path)}: {what}")
 
 
 class Restorer:

@@ -181,7 +181,7 @@ def _report(args: argparse.Namespace, taken: dict[str, Any], target: str, link: 
     """Print the link (snapshot) or the path (snapq); snap and snaplo print nothing."""
     if args.json:
         names = {"path": target, "link": link, "label": taken["label"]}
-        texts = {name: None if text is None else json_name(os.fsencode(text)) for name, text in names.items()}
+        texts = {name: None if text is None else json_name(text) for name, text in names.items()}
         print_json({**taken, **texts})
     elif args.verb in {"snapq", "snapshot"}:
         print(safe_name(os.fsencode(target if link is None else link)))
@@ -245,7 +245,7 @@ def run_lsflags(args: argparse.Namespace) -> int:
             uflags = session.run("lsflags", path)["uflags"]
         rows.append((path, flag_names(uflags)))
     if args.json:
-        print_json([{"path": path, "flags": names} for path, names in rows])
+        print_json([{"path": json_name(path), "flags": names} for path, names in rows])
         return 0
     for path, names in rows:
         sys.stdout.write(f"{','.join(names) or '-'}\t{safe_name(os.fsencode(path))}\n")

@@ -23,7 +23,7 @@ from hammerfs.fs import HammerFS
 from hammerfs.inode import Inode
 from hammerfs.manifest import manifest
 from hammerfs.pages import page_buffer
-from tools.output import json_name, print_json, safe_name, time_text
+from tools.output import complain, json_name, print_json, safe_name, time_text
 from tools.target import add_view_options, find, open_fs, view_root
 
 CHUNK = 1 << 20
@@ -145,7 +145,7 @@ class _Lister:
                 yield entry.name, self.fs.iget(entry.pfs_id, entry.obj_id, directory.asof)
             except HammerError as err:
                 self.failed = True
-                print(f"hammer: ls: {safe_name(_join(where, entry.name))}: {err}", file=sys.stderr)
+                complain("hammer: ls", f"{safe_name(_join(where, entry.name))}: {err}")
 
     def entry(self, path: bytes, name: bytes, inode: Inode) -> None:
         """One line, or one row."""

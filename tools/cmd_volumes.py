@@ -8,7 +8,7 @@ import os
 from hammerfs.const import VERSION_MAX, VERSION_MIN
 from hammerfs.errors import UsageError
 from tools.cmd_info import VERSIONS, find_facts
-from tools.output import print_json, safe_name
+from tools.output import json_name, print_json, safe_name
 from tools.passes import run_pass
 from tools.session import open_session
 
@@ -44,7 +44,7 @@ def run_add(args: argparse.Namespace) -> int:
     with open_session(args, args.path) as session:
         done = session.run("volume-add", device=device, force=args.force)
     if args.json:
-        print_json(done)
+        print_json({**done, "name": json_name(done["name"])})
     else:
         name = safe_name(os.fsencode(done["name"]))
         print(f"hammer volume-add: {name} is volume {done['number']}, {done['bigblocks']} big-blocks")
@@ -68,9 +68,8 @@ def run_del(args: argparse.Namespace) -> int:
         if done.stopped_at is not None:
             session.run("volume-del", device=device, stop=True)
     if args.json:
-        print_json(
-            {"number": done.reply["number"], "name": done.reply["name"], **done.stats, "stopped_by": done.by or None}
-        )
+        reply = {"number": done.reply["number"], "name": json_name(done.reply["name"])}
+        print_json({**reply, **done.stats, "stopped_by": done.by or None})
     else:
         name = safe_name(os.fsencode(done.reply["name"]))
         what = f"interrupted by {done.by}: {name} is still" if done.stopped_at is not None else f"{name} is no longer"
@@ -97,7 +96,7 @@ def run_blkdevs(args: argparse.Namespace) -> int:
     """Print the names of the volumes."""
     names = [name for _, name in find_facts(args)[0]["volumes"]]
     if args.json:
-        print_json(names)
+        print_json([json_name(name) for name in names])
     else:
         print(":".join(safe_name(os.fsencode(name)) for name in names))
     return 0

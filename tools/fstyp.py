@@ -11,7 +11,7 @@ from hammerfs.device.open import open_device
 from hammerfs.errors import HammerError
 from hammerfs.ondisk.volume import VolumeOndisk
 from hammerfs.volume import read_header
-from tools.output import json_name, output_failed, prepare_output, print_json, safe_line, safe_name
+from tools.output import complain, json_name, output_failed, prepare_output, print_json, safe_name
 from tools.parser import LineParser
 
 
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open_device(args.volume) as device:
             head = read_header(device)
     except HammerError as err:
-        print(f"fstyp_hammer: {safe_line(str(err))}", file=sys.stderr)
+        complain("fstyp_hammer", err)
         return 1
     if not (VERSION_MIN <= head.vol_version <= VERSION_MAX and 0 <= head.vol_no < MAX_VOLUMES):
         what = f"version {head.vol_version}, volume {head.vol_no}"
-        print(f"fstyp_hammer: {safe_line(args.volume)}: {what}", file=sys.stderr)
+        complain("fstyp_hammer", f"{args.volume}: {what}")
         return 1
     try:
         _print(args, head)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hammerfs.errors import HammerError, UsageError
+from tools.output import complain
 from tools.parser import LineParser
 
 WRONG_CALL = 1
@@ -69,10 +70,10 @@ def _mount(args: argparse.Namespace, ready: Callable[[], None]) -> int:
     try:
         serve(args.volumes, args.directory, parse_options(lists), ready)
     except UsageError as err:
-        print(f"{_PROG}: {err}", file=sys.stderr)
+        complain(_PROG, err)
         return WRONG_CALL
     except HammerError as err:
-        print(f"{_PROG}: {err}", file=sys.stderr)
+        complain(_PROG, err)
         return FAILED
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from hammerfs.device.open import parse_spec, split_volumes
 from hammerfs.errors import HammerError, UsageError
 from tools.mount_hammer import FAILED, WRONG_CALL, MountParser
 from tools.mount_hammer import main as mount_hammer
+from tools.output import complain
 from tools.session import open_mount
 
 _PAUSE_S = 0.02
@@ -55,7 +55,7 @@ def mount(argv: Sequence[str] | None = None) -> int:
     try:
         return _mount(args)
     except HammerError as err:
-        print(f"mount.hammer: {err}", file=sys.stderr)
+        complain("mount.hammer", err)
         return WRONG_CALL if isinstance(err, UsageError) else FAILED
 
 
@@ -69,7 +69,7 @@ def umount(argv: Sequence[str] | None = None) -> int:
         if not code and not args.lazy:
             _wait_for_daemon(entry)
     except HammerError as err:
-        print(f"umount.hammer: {err}", file=sys.stderr)
+        complain("umount.hammer", err)
         return FAILED
     return code
 

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any, Final
 
+from hammerfs.nametext import name_text
+
 _UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
@@ -34,20 +36,32 @@ def safe_name(name: bytes) -> str:
 def safe_line(text: str) -> str:
     r"""A message for a terminal, which may hold what a user or an image has put in: control characters as ``\xNN``."""
     return "".join(
-        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in text
+        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in _bytes_of(char)) for char in text
     )
 
 
-def json_name(name: bytes) -> str:
-    """A name for JSON: UTF-8 where it is, undecodable bytes (and ``%`` itself then) as ``%XX``."""
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        chars = name.decode("utf-8", "surrogateescape")
-        return "".join(
-            f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else "%25" if c == "%" else c for c in chars
-        )
+def _bytes_of(char: str) -> bytes:
+    """A character as bytes; a surrogate that stands for none as UTF-8 would have it."""
+    return char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass")
+
+
+def json_name(name: bytes | str) -> str:
+    """A name for JSON, from which its bytes can be made again: see `name_text`.
+
+    Args:
+        name: The name, as bytes or as `os.fsdecode` makes text of it.
+    """
+    return name_text(os.fsencode(name))
+
+
+def complain(prog: str, what: object) -> None:
+    """An error or a warning: one line on stderr, safe for a terminal whatever it holds.
+
+    Args:
+        prog: Who says it.
+        what: The place and the fact.
+    """
+    print(safe_line(f"{prog}: {what}"), file=sys.stderr)
 
 
 def size_text(nbytes: int) -> str:
@@ -103,11 +117,28 @@ def output_failed(prog: str, err: OSError) -> bool:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(err, BrokenPipeError):
         return False
-    print(safe_line(f"{prog}: {err.filename or 'standard output'}: {err.strerror}"), file=sys.stderr)
+    complain(prog, f"{err.filename or 'standard output'}: {err.strerror}")
     return True
 
 
 def print_json(value: Any) -> None:
-    """One JSON value and a newline on stdout; what is not ASCII as escapes unless stdout is UTF-8."""
-    json.dump(value, sys.stdout, indent=1, ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
+    """One JSON value and a newline on stdout."""
+    for piece in json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(value):
+        sys.stdout.write(_printable_json(piece))
     sys.stdout.write("\n")
+
+
+def json_line(value: Any) -> str:
+    """One JSON value as a line for stdout."""
+    return _printable_json(json.dumps(value, ensure_ascii=False))
+
+
+def _printable_json(text: str) -> str:
+    """JSON in which everything that could steer a terminal, or that stdout can't encode, is an escape."""
+    if text.isascii() and all(line.isprintable() for line in text.split("\n")):
+        return text
+    is_utf8 = sys.stdout.encoding.lower() == "utf-8"
+    return "".join(
+        char if char == "\n" or (char.isprintable() and (is_utf8 or char.isascii())) else json.dumps(char)[1:-1]
+        for char in text
+    )

@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import Final, NoReturn
 
+from tools.output import safe_line
+
 USAGE = 2
 """Exit code of a wrong call."""
 _COUNT = re.compile(r"([0-9]{1,19})([kmgt]?)\Z", re.ASCII | re.IGNORECASE)
@@ -19,7 +21,7 @@ class LineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it, and exit with `usage_code`."""
-        self.exit(self.usage_code, f"{self.prog}: {message}\n")
+        self.exit(self.usage_code, f"{safe_line(f'{self.prog}: {message}')}\n")
 
 
 def byte_count(text: str) -> int:

@@ -103,6 +103,12 @@ class _Mount:
         return reply["result"]
 
 
+def has_daemon(path: str) -> bool:
+    """Whether a path that exists is on a mounted HAMMER file system."""
+    device = os.stat(path).st_dev
+    return any(candidate.exists() for candidate in sockets_for(device))
+
+
 def _connect(path: str) -> socket.socket:
     try:
         device = os.stat(path).st_dev

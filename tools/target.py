@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from hammerfs.errors import UsageError
 from hammerfs.fs import HammerFS, Recover
 from hammerfs.inode import Inode
 from hammerfs.viewspec import parse_asof, parse_pfs
+from tools.output import complain
 
 
 def open_fs(args: argparse.Namespace, recover: Recover = "full") -> HammerFS:
@@ -25,7 +25,7 @@ def open_fs(args: argparse.Namespace, recover: Recover = "full") -> HammerFS:
 
 
 def _warn(text: str) -> None:
-    print(f"hammer: warning: {text}", file=sys.stderr)
+    complain("hammer: warning", text)
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:

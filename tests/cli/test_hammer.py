@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hammerfs.nametext import text_name
 from tests.cli.test_raw import image_file
 from tests.golden import GoldenStore
 from tests.imagebuilder import ImageBuilder
@@ -322,8 +323,17 @@ def test_names_are_safe_for_terminals_and_kept_apart() -> None:
     assert safe_name(b"a\x1b[31mb\n\xff\\") == "a\\x1b[31mb\\x0a\\xff\\\\"
     assert safe_name("gr\u00fc\u00df".encode()) == "gr\u00fc\u00df"
     assert safe_name("\u202e".encode()) == "\\xe2\\x80\\xae"
-    assert json_name(b"100%\xfe") == "100%25%FE"
-    assert json_name(b"100%") == "100%"
+    for name, text in (
+        (b"100%\xfe", "100%%FE"),
+        (b"100%", "100%"),
+        (b"a%20b", "a%2520b"),
+        (b"%\xff", "%%FF"),
+        (b"%4\xff", "%4%FF"),
+        (b"%ff", "%25ff"),
+        (b"\x00\n%25", "\0\n%2525"),
+    ):
+        assert json_name(name) == text
+        assert text_name(text) == name
     assert os.fsencode(safe_name(b"plain")) == b"plain"
 
 

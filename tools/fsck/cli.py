@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from hammerfs.device.open import open_devices
 from hammerfs.errors import CorruptError, HammerError, UsageError
@@ -19,7 +19,17 @@ from hammerfs.recover import scan_fifo
 from hammerfs.undo import UndoFifo
 from hammerfs.volumes import Volumes
 from tools.fsck.check import Summary, run
-from tools.output import json_name, output_failed, prepare_output, print_json, safe_name
+from tools.output import (
+    complain,
+    json_line,
+    json_name,
+    output_failed,
+    prepare_output,
+    print_json,
+    safe_line,
+    safe_name,
+)
+from tools.parser import LineParser
 
 EXIT_OK = 0
 EXIT_LEFT = 4
@@ -30,11 +40,10 @@ _BAR = 40
 _INTERVAL_S = 0.1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+class _Parser(LineParser):
+    """With fsck(8)'s exit code."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+    usage_code = EXIT_USAGE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _boot(args) if args.boot and not args.force else _full(args, progress)
         sys.stdout.flush()
     except UsageError as err:
-        print(f"fsck.hammer: {err}", file=sys.stderr)
+        complain("fsck.hammer", err)
         return EXIT_USAGE
     except HammerError as err:
-        print(f"fsck.hammer: {err}", file=sys.stderr)
+        complain("fsck.hammer", err)
         return EXIT_OPERATIONAL
     except OSError as err:
         output_failed("fsck.hammer", err)
@@ -126,7 +135,7 @@ def _boot(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"label": json_name(label), "state": state, "errors": int(code != EXIT_OK)})
     else:
-        print(f"{safe_name(label) or args.volumes[0]}: {state}")
+        print(f"{safe_name(label or os.fsencode(args.volumes[0]))}: {safe_line(state)}")
     return code
 
 
@@ -136,7 +145,7 @@ def _print_json(summary: Summary) -> None:
     out.write('{"findings": [')
     separator = "\n"
     for finding in summary.findings:
-        out.write(separator + json.dumps(finding.as_json(), ensure_ascii=False))
+        out.write(separator + json_line(finding.as_json()))
         separator = ",\n"
     totals = {name: getattr(summary, name) for name in ("errors", "notes", "records", "nodes")}
     out.write("\n]," + json.dumps(totals)[1:] + "\n")
@@ -145,7 +154,7 @@ def _print_json(summary: Summary) -> None:
 def _print_text(args: argparse.Namespace, summary: Summary, seconds: float) -> None:
     for finding in summary.findings:
         if finding.is_error or not args.quiet:
-            print(finding)
+            print(safe_line(str(finding)))
     more = summary.errors + summary.notes - len(summary.findings)
     if more:
         print(f"{more} more findings of the same codes")
@@ -155,7 +164,7 @@ def _print_text(args: argparse.Namespace, summary: Summary, seconds: float) -> N
 
 
 def _warn(text: str) -> None:
-    print(f"fsck.hammer: warning: {text}", file=sys.stderr)
+    complain("fsck.hammer: warning", text)
 
 
 class _Progress:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hammerfs.const import BIGBLOCK_SIZE, MAX_ZONES, OFF_LONG_MASK, ZONE_UNDO
 from hammerfs.fs import HammerFS
-from tools.output import size_column
+from tools.output import json_name, safe_name, size_column
 
 ZONE_NAMES: Final = {
     1: "raw_volume",
@@ -30,7 +30,7 @@ def summary(fs: HammerFS) -> Iterator[str]:
     used = (undo.next_offset - undo.first_offset) & OFF_LONG_MASK
     if undo.next_offset < undo.first_offset:
         used = size - ((undo.first_offset - undo.next_offset) & OFF_LONG_MASK)
-    yield f"vol_label\t{head.label.decode('utf-8', 'surrogateescape')}"
+    yield f"vol_label\t{safe_name(head.label)}"
     yield f"vol_count\t{head.vol_count}"
     yield f'vol_fstype\t{head.fstype} "DragonFly HAMMER"'
     yield f"vol_fsid\t{head.fsid}"
@@ -60,7 +60,7 @@ def summary_json(fs: HammerFS) -> dict[str, Any]:
         for zone, desc in enumerate(head.vol0_blockmap)
     ]
     return {
-        "label": head.label.decode("utf-8", "backslashreplace"),
+        "label": json_name(head.label),
         "volumes": head.vol_count,
         "fsid": str(head.fsid),
         "next_tid": f"0x{head.vol0_next_tid:016x}",
