@@ -308,9 +308,9 @@ def run_dump(args: argparse.Namespace) -> int:
     rows = []
     for one in records(opened(sys.stdin.buffer)):
         if args.json:
-            rows.append({"offset": one.at, "type": _NAMES[one.record.type], "text": _text(one.record)})
+            rows.append({"offset": one.at, "type": _NAMES[one.type], "text": _text(one.record)})
         else:
-            print(f"{one.at:010x} {_NAMES[one.record.type]:<6} {_text(one.record)}".rstrip())
+            print(f"{one.at:010x} {_NAMES[one.type]:<6} {_text(one.record)}".rstrip())
     if args.json:
         print_json(rows)
     return 0

@@ -14,6 +14,7 @@ from hammerfs.ondisk.mirror import (
     MREC_TERM,
     MREC_UPDATE,
     MirrorRecord,
+    check_record,
     decode_head,
     decode_record,
     padded,
@@ -41,13 +42,19 @@ class Sink(Protocol):
 
 
 class Found(NamedTuple):
-    """A record in a stream."""
+    """A record in a stream, whose checksum is right."""
 
     at: int
     """Offset in the (uncompressed) stream."""
-    record: MirrorRecord
+    type: int
+    """As that of `MirrorRecord`."""
     raw: bytes
     """As it stands there, with padding."""
+
+    @property
+    def record(self) -> MirrorRecord:
+        """What it says."""
+        return decode_record(self.raw)
 
 
 def opened(stream: Source) -> Source:
@@ -89,11 +96,12 @@ def records(source: Source) -> Iterator[Found]:
         try:
             size, _, _ = decode_head(head)
             raw = head + _exactly(source, (size + 7 & ~7) - HEAD_SIZE, at)
-            yield Found(at, decode_record(raw), raw)
+            found = Found(at, check_record(raw)[1], raw)
         except CrcError as err:
             raise CrcError("mirror record", want=err.want, found=err.found, offset=at) from None
         except CorruptError as err:
             raise CorruptError(err.what, offset=at) from None
+        yield found
         at += len(raw)
 
 

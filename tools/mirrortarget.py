@@ -10,7 +10,7 @@ from hammerfs.addr import tid_text
 from hammerfs.errors import CorruptError, HammerError, NotFound
 from hammerfs.maint.mirror_write import check_slave
 from hammerfs.maint.verbs_mirror import MOST_BYTES
-from hammerfs.ondisk.mirror import MREC_IDLE, MREC_SYNC, MREC_TERM, MREC_UPDATE
+from hammerfs.ondisk.mirror import MREC_IDLE, MREC_PFSD, MREC_SYNC, MREC_TERM, MREC_UPDATE
 from hammerfs.ondisk.records import PfsData
 from tools.cmd_pfs import make_pfs
 from tools.mirrorlink import Link
@@ -264,7 +264,7 @@ class TwoWay:
             raise CorruptError(f"{self._link.name}: {err}") from None
         if answer is None:
             raise self._link.gone()
-        if answer.record.type == MREC_TERM:
+        if answer.type == MREC_TERM:
             raise HammerError(f"{self._link.name} has ended the exchange")
         return answer
 
@@ -285,10 +285,11 @@ def receive(source: Source, target: LocalTarget, link: Link | None, told: Callab
     """
     found = records(source if link is not None else opened(source))
     rounds = 0
-    while (first := next(found, None)) is not None and first.record.type != MREC_TERM:
-        if first.record.pfsd is None:
+    while (first := next(found, None)) is not None and first.type != MREC_TERM:
+        pfs = first.record.pfsd
+        if pfs is None:
             raise CorruptError("no mirror stream: it does not begin with a PFS record", offset=first.at)
-        target.greet(first.record.pfsd)
+        target.greet(pfs)
         if link is not None:
             link.write(head_record(target.pfs))
         end = _receive_round(found, target, link)
@@ -306,16 +307,16 @@ def _receive_round(found: Iterator[Found], target: LocalTarget, link: Link | Non
     """One round behind its first record; the TID it ends with."""
     end: int | None = None
     for one in found:
-        record = one.record
         if end is None:
-            if record.pfsd is None:
+            pfs = one.record.pfsd
+            if pfs is None:
                 break
-            end = record.pfsd.sync_end_tid
-            target.begin(record.pfsd)
-        elif record.type in {MREC_SYNC, MREC_IDLE}:
-            target.end(has_work=record.type == MREC_SYNC)
+            end = pfs.sync_end_tid
+            target.begin(pfs)
+        elif one.type in {MREC_SYNC, MREC_IDLE}:
+            target.end(has_work=one.type == MREC_SYNC)
             return end
-        elif record.type == MREC_TERM or record.pfsd is not None:
+        elif one.type in {MREC_TERM, MREC_PFSD}:
             break
         else:
             target.add(one.raw)

@@ -39,6 +39,10 @@ from hammerfs.rw import WritableFS
 
 _LOCAL = frozenset({RECTYPE_CONFIG, RECTYPE_PERM})
 """Records that are never mirrored."""
+APPLIED = 2000
+"""Records one step applies."""
+UNDO_BYTES = 2 << 20
+"""What one step may need of the FIFO, the smallest of which has 8 MiB."""
 _FOREVER = 1000.0
 
 
@@ -59,7 +63,8 @@ class MirrorWriter:
         self._tid_end = tid_end
         self._ts = fs.options.clock() // 1_000_000 & 0xFFFFFFFF
         self._todo: deque[MirrorRecord] = deque()
-        self.start = self._last = pfs_keys(pfs_id)[0]
+        self.start, self._end = pfs_keys(pfs_id)
+        self._last, self._ahead = self.start, self._end
         self.stats = {"records": 0, "created": 0, "deleted": 0, "nbytes": 0}
 
     async def apply(self, records: Iterable[MirrorRecord], at: Key | None) -> Key:
@@ -87,26 +92,49 @@ class MirrorWriter:
     def _step(self, at: Key) -> Step:
         fs, stats = self._fs, self.stats
         fs.changes.check_space(SLOP_WRITE, MOVED_BYTES)
-        before = stats["created"] + stats["deleted"]
-        bytes_before = stats["nbytes"]
+        before = dict(stats)
+        undo_bytes = fs.undo.free_bytes
         self._last = at
+        self._ahead = self._first_from(at)
         while self._todo:
             record = self._todo[0]
-            at = self._last
             base = record.skip_beg if record.type == MREC_SKIP else record.leaf
             if base is not None and record.type in {MREC_REC, MREC_PASS, MREC_SKIP} and not record.flags:
                 key = self._local(base)
-                reached = self._delete_up_to(at, key)
-                if reached is not None:
-                    self._last = reached
-                    return Step(reached, True)
-                self._last = max(at, self._take(record, key))
+                if self._ahead < key:
+                    reached = self._delete_up_to(self._last, key)
+                    if reached is not None:
+                        self._last = reached
+                        return Step(reached, True)
+                behind = self._take(record, key)
+                if behind > self._last:
+                    self._last = behind
+                if self._ahead < behind:
+                    self._ahead = self._first_from(self._last)
             self._todo.popleft()
             stats["records"] += 1
-            changes = stats["created"] + stats["deleted"] - before
-            if changes >= CHANGED or stats["nbytes"] - bytes_before >= MOVED_BYTES:
+            if (
+                stats["records"] - before["records"] >= APPLIED
+                or stats["nbytes"] - before["nbytes"] >= MOVED_BYTES
+                or undo_bytes - fs.undo.free_bytes >= UNDO_BYTES
+            ):
                 break
-        return Step(self._last if self._todo else None, stats["created"] + stats["deleted"] > before)
+        changes = stats["created"] + stats["deleted"] - before["created"] - before["deleted"]
+        return Step(self._last if self._todo else None, changes > 0)
+
+    def _first_from(self, at: Key) -> Key:
+        """The key of the first element of the slave that is not below a key; the end of the slave if there is none."""
+        tree = self._fs.tree
+        while at < self._end:
+            leaf, _, right = tree.leaf_of(at)
+            if leaf is not None:
+                i = leaf.leaf_left(at, tree.cache)
+                if i < leaf.count:
+                    return min(leaf.key_at(i), self._end)
+            if right <= at:
+                break
+            at = right
+        return self._end
 
     def _delete_up_to(self, at: Key, limit: Key) -> Key | None:
         """What lies between two keys is not in the stream; where to go on, when that is much."""
@@ -132,7 +160,9 @@ class MirrorWriter:
         assert leaf is not None
         if leaf.rec_type not in _LOCAL:
             self._fs.tids.raise_to(max(leaf.create_tid, leaf.delete_tid))
-            present = next(scan(self._fs.tree, key, after(key)), None)
+            # between what has been gone over and the next element there is nothing to look for
+            is_new = self._last <= key < self._ahead
+            present = None if is_new else next(scan(self._fs.tree, key, after(key)), None)
             if present is not None:
                 if leaf.delete_tid and leaf.delete_tid != present.delete_tid:
                     self._delete(present, leaf.delete_tid, leaf.delete_ts)

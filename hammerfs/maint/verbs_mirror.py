@@ -16,7 +16,7 @@ from hammerfs.maint.sweep import key_text, parse_key
 from hammerfs.maint.verb import Context, Verb, tid_of
 from hammerfs.ondisk.mirror import decode_stream
 
-MOST_BYTES = 512 << 10
+MOST_BYTES = 1 << 20
 """Stream bytes of one piece: a message on the control socket holds them."""
 
 

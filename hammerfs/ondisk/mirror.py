@@ -121,8 +121,11 @@ def decode_head(buf: Data) -> tuple[int, int, int]:
     return size, rec_type, flags
 
 
-def decode_record(buf: Data) -> MirrorRecord:
-    """Decode the whole record at the start of `buf`.
+def check_record(buf: Data) -> tuple[int, int, int]:
+    """Check the whole record at the start of `buf`, as far as that goes without a look at its contents.
+
+    Returns:
+        As `decode_head`.
 
     Raises:
         CorruptError: Bad head, or fewer bytes than the head says.
@@ -133,10 +136,20 @@ def decode_record(buf: Data) -> MirrorRecord:
     size, rec_type, flags = decode_head(buf)
     if len(buf) < size:
         raise CorruptError("mirror stream ends inside a record")
-    view = memoryview(buf)[:size]
-    want, found = _HEAD.unpack_from(buf)[1], crc32(view[8:], 0)
+    want, found = _HEAD.unpack_from(buf)[1], crc32(memoryview(buf)[8:size], 0)
     if want != found:
         raise CrcError("mirror record", want=want, found=found)
+    return size, rec_type, flags
+
+
+def decode_record(buf: Data) -> MirrorRecord:
+    """Decode the whole record at the start of `buf`.
+
+    Raises:
+        CorruptError: As `check_record`.
+    """
+    size, rec_type, flags = check_record(buf)
+    view = memoryview(buf)[:size]
     body = view[HEAD_SIZE:]
     rec = MirrorRecord(rec_type, flags)
     if rec_type in {MREC_REC, MREC_PASS}:

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 
 from hammerfs.errors import HammerError, UsageError
 
-MAX_LINE = 1 << 20
+MAX_LINE = 2 << 20
 """Bytes of the longest message."""
 _SYSTEM_DIR = Path("/run/hammerfs")
 

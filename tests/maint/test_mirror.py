@@ -42,7 +42,14 @@ STREAMS = {
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (mirror_read, mirror_write):
-        for name, value in (("VISITED", 30), ("SCANNED", 40), ("CHANGED", 13), ("MOVED_BYTES", 50_000)):
+        for name, value in (
+            ("VISITED", 30),
+            ("SCANNED", 40),
+            ("CHANGED", 13),
+            ("MOVED_BYTES", 50_000),
+            ("APPLIED", 17),
+            ("UNDO_BYTES", 30_000),
+        ):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 

@@ -261,10 +261,10 @@ def test_what_a_source_says(disks: Path) -> None:
         rounds = []
         for one in records(source.stdout):
             said.append(one)
-            types = [found.record.type for found in said]
+            types = [found.type for found in said]
             if types == [MREC_PFSD]:
                 answer = head_record(slave)
-            elif one.record.type == MREC_SYNC:
+            elif one.type == MREC_SYNC:
                 assert types[:2] == [MREC_PFSD, MREC_PFSD]
                 begin, end = slave.sync_end_tid + 1, end_of(said[1])
                 for found in said:
@@ -278,7 +278,7 @@ def test_what_a_source_says(disks: Path) -> None:
                 continue
             source.stdin.write(answer)
             source.stdin.flush()
-        assert [found.record.type for found in said] == [MREC_TERM]
+        assert [found.type for found in said] == [MREC_TERM]
         assert source.wait(PATIENCE_S) == 0
     assert len(rounds) > 1
 
@@ -506,7 +506,7 @@ def test_streams_in_one_direction_hold_rounds_too(disks: Path, capsys: Out, tmp_
         ).returncode
     assert code == 0
     with stream.open("rb") as data:
-        assert sum(one.record.type == MREC_SYNC for one in records(data)) > 1
+        assert sum(one.type == MREC_SYNC for one in records(data)) > 1
     with stream.open("rb") as data:
         subprocess.run(
             [sys.executable, "-m", "tools.cli", "-f", disks / "slave.img", "mirror-write", "/s"],
@@ -526,7 +526,7 @@ def test_the_file_of_the_last_synchronisation_is_where_a_stream_begins(disks: Pa
     cycle.write_text(f"0x{newest:016x}\n")
     rest = subprocess.run([*command, "/m"], stdout=subprocess.PIPE, check=True).stdout
     assert len(rest) < len(everything) // 10
-    assert [one.record.type for one in records(io.BytesIO(rest))][-1] in {MREC_IDLE, MREC_SYNC}
+    assert [one.type for one in records(io.BytesIO(rest))][-1] in {MREC_IDLE, MREC_SYNC}
     assert subprocess.run([*command, "/m", "0x1"], stdout=subprocess.PIPE, check=True).stdout == everything
 
 
@@ -611,7 +611,7 @@ def test_one_way_targets_know_nothing_of_the_slave() -> None:
     fs = master_in_memory()
     send(MirrorSource(Here(fs), "/m"), target, Sending(begin=fs.newest_tid), nothing, nothing)
     out.seek(0)
-    assert [one.record.type for one in records(out)] == [MREC_PFSD, MREC_PFSD, MREC_IDLE]
+    assert [one.type for one in records(out)] == [MREC_PFSD, MREC_PFSD, MREC_IDLE]
     assert target.synced is None
     with pytest.raises(InvalidError, match="master"):
         verb(fs, "mirror-target", path="/m", shared_uuid="00" * 16)
