@@ -12,7 +12,6 @@ from hammerfs.changes import WriteOptions
 from hammerfs.errors import UsageError
 from hammerfs.fs import Recover
 from hammerfs.vfs.attrs import Ownership
-from hammerfs.vfs.names import SNAPSHOT_TIME
 from hammerfs.vfs.vfs import SnapdirMode
 
 _KERNEL_FLAGS = {"nosuid": "suid", "nodev": "dev", "noexec": "exec", "noatime": "atime", "sync": "async"}
@@ -45,7 +44,7 @@ class MountOptions:
         asof: Point in time to mount, as people write it.
         snapdir: Whether the directory of snapshots is there, and listed.
         snapdir_name: Its name.
-        snapfmt: strftime format (UTC) of snapshots without a label.
+        snapfmt: strftime format (UTC) of the names of snapshots; None: labels, or times.
         uid: Owner shown instead of the stored one.
         gid: Group shown instead of the stored one.
         umask: Permission bits taken away.
@@ -64,7 +63,7 @@ class MountOptions:
     asof: str | None = None
     snapdir: SnapdirMode = "hidden"
     snapdir_name: bytes = b".hammer"
-    snapfmt: str = SNAPSHOT_TIME
+    snapfmt: str | None = None
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None

@@ -21,21 +21,39 @@ _VERSION = re.compile(rb"(0[xX][0-9a-fA-F]{16})(?:-[0-9TZ:-]*)?\Z")
 _UNUSABLE = {b"", b".", b".."}
 
 
-def snapshot_names(snapshots: Iterable[Snapshot], time_format: str = SNAPSHOT_TIME) -> dict[bytes, Snapshot]:
+def snapshot_names(snapshots: Iterable[Snapshot], time_format: str | None = None) -> dict[bytes, Snapshot]:
     """Names of snapshots in the order of their TIDs.
 
     The label, or the time (UTC) where it has none; those of equal names have their TID behind, slashes become ``_``.
+    With a format all are named by their times, as programs want that make times of the names again; of several in one
+    moment the last has no TID behind, so that they find that one.
     """
-    plain = [(_plain_name(snap, time_format), snap) for snap in snapshots]
-    count = Counter(name for name, _ in plain)
-    return {name if count[name] == 1 else b"%s-%s" % (name, tid_text(snap.tid).encode()): snap for name, snap in plain}
+    if time_format is None:
+        plain = [(_label_name(snap) or _time_name(snap, SNAPSHOT_TIME), snap) for snap in snapshots]
+        count = Counter(name for name, _ in plain)
+        return {name if count[name] == 1 else _with_tid(name, snap): snap for name, snap in plain}
+    plain = [(_time_name(snap, time_format), snap) for snap in snapshots]
+    last = dict(plain)
+    return {name if last[name] is snap else _with_tid(name, snap): snap for name, snap in plain}
 
 
-def _plain_name(snap: Snapshot, time_format: str) -> bytes:
+def labelled(snapshots: Iterable[Snapshot], name: bytes) -> Snapshot | None:
+    """The one snapshot whose label makes a name; None when there is none, or are several."""
+    found = [snap for snap in snapshots if _label_name(snap) == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _label_name(snap: Snapshot) -> bytes | None:
     name = snap.label.replace(b"/", b"_")[: MAX_NAME - 19]
-    if name not in _UNUSABLE:
-        return name
+    return None if name in _UNUSABLE else name
+
+
+def _time_name(snap: Snapshot, time_format: str) -> bytes:
     return utc(snap.ts_us // 1_000_000).strftime(time_format).encode()
+
+
+def _with_tid(name: bytes, snap: Snapshot) -> bytes:
+    return b"%s-%s" % (name, tid_text(snap.tid).encode())
 
 
 def tid_of(name: bytes) -> int | None:

@@ -87,7 +87,7 @@ class SnapshotsDir(_Moments):
 
     def lookup(self, name: bytes) -> Node:
         """As for every virtual directory."""
-        snap = self._vfs.snapshots(self.owner).get(name)
+        snap = self._vfs.snapshot(self.owner, name)
         if snap is None:
             raise NotFound(f"no snapshot {_text(name)} in PFS {self.owner.pfs_id}")
         return self._at(name, snap.tid)

@@ -23,7 +23,7 @@ from hammerfs.keys import MAX_INT64
 from hammerfs.snapshot import Snapshot
 from hammerfs.versions import Version, lives, name_versions
 from hammerfs.vfs.attrs import STORED, Ownership, Stat, stat_of, virtual_stat
-from hammerfs.vfs.names import SNAPSHOT_TIME, snapshot_names
+from hammerfs.vfs.names import labelled, snapshot_names
 from hammerfs.vfs.node import Node, ObjectNode, View, VirtualDir, VirtualLink, number_in
 from hammerfs.vfs.number import way_number
 from hammerfs.vfs.snapdir import SnapDir, VersionsDir
@@ -42,7 +42,7 @@ class Look:
         asof: Point in time; None: as the PFS is normally seen.
         snapdir: Whether the directory of snapshots is there, and listed.
         snapdir_name: Its name.
-        snapshot_time: strftime format (UTC) of snapshots without a label.
+        snapshot_time: strftime format (UTC) of the names of snapshots; None: labels, or times where there are none.
         ownership: What is shown instead of stored owners and permissions.
     """
 
@@ -50,7 +50,7 @@ class Look:
     asof: int | None = None
     snapdir: SnapdirMode = "hidden"
     snapdir_name: bytes = b".hammer"
-    snapshot_time: str = SNAPSHOT_TIME
+    snapshot_time: str | None = None
     ownership: Ownership = STORED
 
 
@@ -232,6 +232,12 @@ class Vfs:
             shown = [snap for snap in all_of_them if snap.tid <= root.asof]
             found = self._snapshots[key] = snapshot_names(shown, self.snapshot_time)
         return found
+
+    def snapshot(self, root: ObjectNode, name: bytes) -> Snapshot | None:
+        """The snapshot under a name; where times are names, a label of just one does as well."""
+        found = self.snapshots(root)
+        snap = found.get(name)
+        return labelled(found.values(), name) if snap is None else snap
 
     def versions(self, directory: ObjectNode, name: bytes) -> list[Version]:
         """All versions of a name, oldest first."""
