@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from hammerfs.addr import tid_text
 from hammerfs.btree.iterate import scan
 from hammerfs.changes import SLOP_WRITE
 from hammerfs.const import (
@@ -17,6 +18,7 @@ from hammerfs.const import (
     BUFSIZE,
     LOCALIZE_MASK,
     LOCALIZE_PFS_MASK,
+    MAX_TID,
     RECTYPE_CONFIG,
     RECTYPE_DATA,
     RECTYPE_DB,
@@ -209,16 +211,24 @@ class MirrorWriter:
         return self._pfs_id << 16 | localization & LOCALIZE_MASK, obj_id, rec_type, at, tid
 
 
-def check_round(fs: WritableFS, pfs_id: int, shared_uuid: bytes) -> None:
-    """Refuse to mirror into a PFS that is no slave of the sender.
+def check_round(fs: WritableFS, pfs_id: int, shared_uuid: bytes, tid_end: int = MAX_TID) -> None:
+    """Refuse to mirror into a PFS that is no slave of the sender, or has been told more already.
+
+    Args:
+        fs: The file system.
+        pfs_id: The PFS.
+        shared_uuid: The sender's.
+        tid_end: Where the round ends, if that is known.
 
     Raises:
         NotFound: No such PFS.
-        InvalidError: It is a master, or another one's slave.
+        InvalidError: It is a master, or another one's slave, or complete up to a later TID: its past would change.
     """
     with fs.cache.section():
         data = fs.pfs.get(pfs_id)
     check_slave(data, shared_uuid, f"PFS {pfs_id}")
+    if tid_end < data.sync_end_tid:
+        raise InvalidError(f"PFS {pfs_id} is complete up to a later TID than {tid_text(tid_end)}")
 
 
 def check_slave(data: PfsData, shared_uuid: bytes, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hammerfs.addr import tid_text
 from hammerfs.const import BIGBLOCK_SIZE
-from hammerfs.errors import InvalidError, UsageError
+from hammerfs.errors import UsageError
 from hammerfs.maint import pfs_admin
 from hammerfs.maint.mirror_read import read_piece, weigh_piece
 from hammerfs.maint.mirror_write import MirrorWriter, check_round
@@ -64,7 +64,7 @@ async def _write(
     ctx: Context, pfs: int, shared_uuid: str, data: str, tid_beg: str, tid_end: str, start: str | None = None
 ) -> dict[str, Any]:
     """Apply whole records of a stream, in base64, to a slave."""
-    check_round(ctx.fs, pfs, _uuid(shared_uuid))
+    check_round(ctx.fs, pfs, _uuid(shared_uuid), tid_of(tid_end))
     try:
         raw = base64.b64decode(data, validate=True)
     except binascii.Error as err:
@@ -77,10 +77,7 @@ async def _write(
 
 async def _synced(ctx: Context, pfs: int, shared_uuid: str, tid: str) -> dict[str, Any]:
     """A slave is complete up to a TID."""
-    check_round(ctx.fs, pfs, _uuid(shared_uuid))
-    with ctx.fs.cache.section():
-        if tid_of(tid) < ctx.fs.pfs.get(pfs).sync_end_tid:
-            raise InvalidError(f"the slave is complete up to a later TID than {tid}")
+    check_round(ctx.fs, pfs, _uuid(shared_uuid), tid_of(tid))
     ctx.fs.tids.raise_to(tid_of(tid))
     await pfs_admin.update(ctx.fs, pfs, [f"sync-end-tid={tid_text(tid_of(tid))}"])
     await ctx.fs.flusher.settle()

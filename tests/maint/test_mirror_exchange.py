@@ -376,6 +376,23 @@ def test_a_stream_to_another_host_is_interrupted(hosts: Path) -> None:
     assert_mirrored(hosts)
 
 
+def test_a_stream_in_one_direction_goes_on(disks: Path) -> None:
+    with program("-i", "0", "-f", disks / "master.img", "mirror-read-stream", "/m") as source:
+        assert source.stdout is not None
+        raw = b""
+        for one in records(source.stdout):
+            raw += one.raw
+            if one.type == MREC_SYNC:
+                break
+        source.send_signal(signal.SIGTERM)
+        rest, err = source.communicate(timeout=PATIENCE_S)
+    assert (source.returncode, rest) == (130, b"")
+    assert err == b"hammer: mirror-read-stream: interrupted by SIGTERM\n"
+    with program("-f", disks / "slave.img", "mirror-write", "/s") as slave:
+        assert slave.communicate(raw, PATIENCE_S) == (b"", b"")
+    assert_mirrored(disks)
+
+
 def test_the_time_that_was_given(disks: Path, capsys: Out) -> None:
     words = ["-f", str(disks / "master.img"), "mirror-copy", "--to", str(disks / "slave.img"), "/m", "/s"]
     assert main(["-t", "0", *words]) == 0
