@@ -6,6 +6,7 @@ answers is the reply. Only root and the owner of the mount get in, by the creden
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -18,7 +19,7 @@ import trio
 from hammerfs.errors import HammerError, NotPermitted, UsageError
 from hammerfs.maint.verb import Context
 from hammerfs.maint.verbs import VERBS, error_reply, run_verb
-from hammerfs.vfs.control_proto import MAX_LINE, check_args, decode, encode
+from hammerfs.vfs.control_proto import MAX_LINE, check_args, decode, encode, is_private
 from kernelcore.host.trio_host import TrioHost
 from kernelcore.msgport import LwktMsg, domsg, initmsg, lwkt_port, service_loop
 from kernelcore.thread import Thread, lwkt_create
@@ -156,6 +157,8 @@ def _listen(path: Path) -> trio.socket.SocketType | None:
     """A listening socket at a path, of mode 0600; None, with a word in the log, where there can be none."""
     try:
         path.parent.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        if not is_private(path.parent, os.geteuid()):
+            raise PermissionError(errno.EPERM, "others may write there", str(path.parent))
         _remove(path)  # of a daemon that was killed: the device number is ours now
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)

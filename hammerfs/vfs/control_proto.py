@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -45,9 +46,20 @@ def socket_name(device: int) -> str:
 
 
 def sockets_for(device: int) -> Iterator[Path]:
-    """Where the socket of a mount may be: root's place, then that of the user who asks."""
-    for folder in dict.fromkeys((_SYSTEM_DIR, runtime_dir(os.geteuid()))):
-        yield folder / socket_name(device)
+    """Where the socket of a mount may be: root's place, then the asking user's; not where others could put one."""
+    for uid in dict.fromkeys((0, os.geteuid())):
+        folder = runtime_dir(uid)
+        if is_private(folder, uid):
+            yield folder / socket_name(device)
+
+
+def is_private(folder: Path, uid: int) -> bool:
+    """Whether a directory is a user's, and only that user can put something in it."""
+    try:
+        st = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(st.st_mode) and st.st_uid == uid and not st.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def encode(message: dict[str, Any]) -> bytes:

@@ -88,19 +88,19 @@ def mounted(tmp_path: Path) -> Mounter:
 
 def _wait_for(mount: Mount) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not (os.path.ismount(mount.root) and _answers(mount.root)):
+    while not (os.path.ismount(mount.root) and control_socket(mount.root)):
         assert mount.daemon.poll() is None, mount.said()
         assert time.monotonic() < deadline, f"not mounted: {mount.said()}"
         time.sleep(0.02)
 
 
-def _answers(root: Path) -> bool:
-    """Whether the daemon listens on its control socket, the last thing it does before it is ready."""
+def control_socket(root: Path) -> Path | None:
+    """The control socket of a mount; None while the daemon does not listen yet, the last thing it does to be ready."""
     for path in sockets_for(root.stat().st_dev):
         with socket.socket(socket.AF_UNIX) as connection:
             if connection.connect_ex(str(path)) == 0:
-                return True
-    return False
+                return path
+    return None
 
 
 def _is_dead(root: Path) -> bool:

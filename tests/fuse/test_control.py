@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hammerfs.vfs.control_proto import MAX_LINE, sockets_for
-from tests.fuse.conftest import Mount, mount_in
+from hammerfs.vfs.control_proto import MAX_LINE
+from tests.fuse.conftest import Mount, control_socket, mount_in
 from tests.fuse.rwlab import check, live, make_image, run_hammer
 
 pytestmark = [pytest.mark.mount]
@@ -35,7 +35,9 @@ def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
 
 
 def socket_of(mount: Mount) -> Path:
-    return next(path for path in sockets_for(mount.root.stat().st_dev) if path.exists())
+    path = control_socket(mount.root)
+    assert path is not None
+    return path
 
 
 class Client:

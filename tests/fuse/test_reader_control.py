@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from hammerfs.vfs.control_proto import sockets_for
-from tests.fuse.conftest import mount_in
+from tests.fuse.conftest import control_socket, mount_in
 from tests.fuse.rwlab import live, make_image, run_hammer
 from tests.golden import GoldenStore
 
@@ -95,7 +94,8 @@ def test_a_golden_image(golden: GoldenStore, tmp_path: Path) -> None:
 
 def test_a_socket_left_behind_is_taken_over(tmp_path: Path, image: Path) -> None:
     with mount_in(tmp_path, image, "ro") as mount:
-        [path] = [path for path in sockets_for(mount.root.stat().st_dev) if path.exists()]
+        path = control_socket(mount.root)
+    assert path is not None
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
