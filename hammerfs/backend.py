@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hammerfs.addr import block_size_at, localize
+from hammerfs.btree.iterate import scan_reverse
 from hammerfs.btree.modify import TreeWriter
 from hammerfs.buffer import DirtyClass
 from hammerfs.changes import Changes, NewRecord
@@ -27,6 +28,7 @@ from hammerfs.const import (
     RECTYPE_FIX,
     RECTYPE_INODE,
     RECTYPE_MAX,
+    XBUFSIZE,
     ZONE_META,
 )
 from hammerfs.dirent import entry_localization
@@ -41,6 +43,8 @@ from hammerfs.undo_writer import UndoWriter
 
 MOST_REMOVED = 1024
 """Data records one group removes; files that hold more lose them in groups of their own, before or after the others."""
+_REMOVED_FIFO = 32768
+"""Bytes of the FIFO for each of them: where it is small the groups are smaller."""
 
 
 class _Insert(NamedTuple):
@@ -80,27 +84,34 @@ class Backend:
         self.undo = undo
         self.orphans: set[tuple[int, int]] = set()
         """(PFS id, object id) of objects on the media that have no name any more."""
+        self.cut: dict[Inode, int] = {}
+        """Files that groups of their own have cut, and where, since the last group of all that is dirty."""
+        self.most_removed = max(1, min(MOST_REMOVED, undo.size // _REMOVED_FIFO))
         self.reaping: list[Inode] = []
         """Removed objects with too many records for one group: they go by and by."""
 
     def trim(self, tid: int) -> bool:
         """Cut files that lose more than a group may remove, by one group; whether there was one.
 
-        Such a file is cut at the end of a block at once, then its old records go, and only then do its other changes
-        come.
+        Such a file grows shorter from its end on, group by group, and only then do its other changes come. So whatever
+        is left of this by a power cut, no record lies behind the end of a file.
 
         Raises:
             HammerError: As `apply`.
         """
         batch = _Batch(self, tid, self._now())
+        sizes: dict[Inode, int] = {}
         with self.cache.section():
             for inode in self.changes.dirty:
                 dirty = inode.dirty
                 if dirty is None or dirty.media_limit >= dirty.media_size or inode.is_dead:
                     continue
-                batch.trim(inode, dirty.media_limit)
+                sizes[inode] = batch.trim(inode, dirty.media_limit, dirty.media_size)
                 if batch.is_large:
                     self._run(batch)
+                    for cut, size in sizes.items():
+                        assert cut.dirty is not None
+                        self.cut[cut] = cut.dirty.media_size = size
                     return True
         return False
 
@@ -147,6 +158,7 @@ class Backend:
             self._run(batch)
         for inode in group:
             self._done(inode)
+        self.cut.clear()
         changes.dirty.clear()
         changes.records_new.clear()
         changes.pending = changes.data_bytes = changes.placed_bytes = 0
@@ -296,25 +308,42 @@ class _Batch:
             )
             self._inserts.append(_Insert(elm.sort_key, elm, payload, None))
 
-    def trim(self, inode: Inode, limit: int) -> None:
-        """Only the records that a truncation to `limit` leaves behind, as many as fit, and the inode.
+    def trim(self, inode: Inode, limit: int, size: int) -> int:
+        """Of what a truncation leaves behind as many records as fit, the last ones first, and the inode.
 
         The block with the new end comes later. Up to its end the file stays: what is behind the end of a file has to
         read as zeros when it grows.
+
+        Args:
+            inode: The file.
+            limit: Where it is cut.
+            size: Its size on the media.
+
+        Returns:
+            Its size on the media then.
         """
-        size = block_size_at(limit)
-        limit = -(-limit // size) * size
+        block = block_size_at(limit)
+        limit = -(-limit // block) * block
         keep = self._changes.keeps_history(inode)
-        self._remove_data(inode, limit, keep)
+        for elm in self._data_before(inode, size):
+            if elm.key <= limit:
+                break
+            if self._removed >= self._backend.most_removed:
+                self.is_large = True
+                limit = min(size, elm.key)
+                break
+            self._deletes[elm.sort_key] = _Delete(elm.sort_key, keep)
+            self._removed += 1
         key = _inode_key(inode)
-        elm = self._records.lookup(key[0], inode.obj_id, RECTYPE_INODE, 0, MAX_TID)
-        if elm is None:
+        found = self._records.lookup(key[0], inode.obj_id, RECTYPE_INODE, 0, MAX_TID)
+        if found is None:
             raise CorruptError("the inode record is gone", **inode.place)
-        data = InodeData.decode(self._records.payload(elm))
+        data = InodeData.decode(self._records.payload(found))
         if data.size > limit:
             data.size = limit
             self._deletes[key] = _Delete(key, keep)
             self._insert(LOCALIZE_INODE, inode, RECTYPE_INODE, 0, data.encode(), whose=inode)
+        return min(limit, data.size)
 
     def _add_entries(self, directory: Inode, keep: bool) -> None:
         pending = directory.entries
@@ -362,7 +391,7 @@ class _Batch:
     def _remove_data(self, inode: Inode, beg: int, keep: bool) -> None:
         """Records from `beg` on, as many as fit."""
         for elm in self._data_from(inode, beg):
-            if self._removed >= MOST_REMOVED:
+            if self._removed >= self._backend.most_removed:
                 self.is_large = True
                 return
             self._deletes[elm.sort_key] = _Delete(elm.sort_key, keep)
@@ -373,6 +402,14 @@ class _Batch:
         first = min(beg + 1, MAX_INT64)
         for elms in self._records.between(localization, inode.obj_id, RECTYPE_DATA, first, MAX_INT64, MAX_TID):
             yield from elms
+
+    def _data_before(self, inode: Inode, size: int) -> Iterator[LeafElm]:
+        """Live data records of a file that has so many bytes, the last one first."""
+        localization = localize(inode.pfs_id, LOCALIZE_MISC)
+        beg, end = key_range(localization, inode.obj_id, RECTYPE_DATA, 0, min(size + XBUFSIZE, MAX_INT64))
+        for elm in scan_reverse(self._records.tree, beg, end):
+            if not elm.delete_tid:
+                yield elm
 
     def _add_inode(self, inode: Inode, keep: bool) -> None:
         """The inode record anew; the old one goes."""

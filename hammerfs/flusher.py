@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hammerfs.addr import localize
 from hammerfs.backend import Backend
@@ -26,7 +26,9 @@ from hammerfs.disk_threads import DiskThreads, Submit, submit_inline
 from hammerfs.errors import ClosedError, HammerError
 from hammerfs.inode import DIRTY_ALL, Inode
 from hammerfs.ondisk.fifo import RedoRecord
+from hammerfs.redo import logged
 from hammerfs.transaction import TidCounter
+from hammerfs.undo import UndoFifo
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volumes import Volumes
 from kernelcore.sleep import tsleep, wakeup
@@ -340,8 +342,11 @@ class Flusher:
         if not self._is_restarted:
             await self._restart()
         tid = self._tids.alloc()
-        while self._changes.failed is None and self._apply(backend.trim, tid):
-            await self._to_media(keep=self._redo_oldest is not None and self._undo.free_bytes > self._undo.size // 4)
+        while self._changes.failed is None:
+            again = await self._to_log_again()
+            if again is None or not self._apply(backend.trim, tid):
+                break
+            await self._to_media(keep=self._redo_oldest is not None and not again, again=again)
             tid = self._tids.alloc()
         if self._changes.failed is not None:
             return
@@ -416,10 +421,47 @@ class Flusher:
                 raise
             return False
 
-    async def _to_media(self, *, keep: bool = False) -> None:
+    async def _to_log_again(self) -> list[RedoRecord] | None:
+        """What is logged, when the group to come has to drop the range it lies in: there is little room left.
+
+        Room for a copy of the log, which takes up to a quarter, and for two groups has to be there still. None: it
+        can't be read, and nothing may be written any more.
+        """
+        undo, oldest = self._undo, self._redo_oldest
+        if oldest is None or undo.free_bytes > undo.size * 5 // 8:
+            return []
+        try:
+            await self.disks.step(self._commit.log_step())  # behind the writes of an fsync that is under way
+            return list(logged(UndoFifo(self._volumes), oldest, undo.next))
+        except HammerError as err:
+            self._fail(err)
+            return None
+
+    async def _to_media(self, *, keep: bool = False, again: Sequence[RedoRecord] = ()) -> None:
+        """Commit what has been applied.
+
+        Args:
+            keep: As for `Commit.steps`.
+            again: What was logged and is not in the tree yet: laid down behind the group, it outlives it.
+        """
+        end = self._undo.next
         if not keep:
             self._redo_oldest = None
-        await self._run_steps(self._commit.steps(self._undo.next, mark=bool(self._backend.orphans), keep=keep))
+        try:
+            self._lay(again)
+            self._lay(self._cuts(again))
+        except HammerError as err:
+            self._fail(err)
+            return
+        await self._run_steps(self._commit.steps(end, mark=bool(self._backend.orphans), keep=keep))
+
+    def _cuts(self, again: Iterable[RedoRecord]) -> Iterator[RedoRecord]:
+        """That files were cut since they were logged: what was written behind the cut is not to come back."""
+        files = {(record.localization, record.obj_id) for record in again}
+        for inode, limit in self._backend.cut.items():
+            localization = localize(inode.pfs_id)
+            if (localization, inode.obj_id) in files:
+                yield RedoRecord(inode.obj_id, limit, 0, REDO_TRUNC, localization, inode.data.mtime, b"")
 
     async def _restart(self) -> None:
         """Before the first commit: let the numbers of FIFO records jump, see `UndoWriter.restart`.

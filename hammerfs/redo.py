@@ -73,6 +73,18 @@ def operations(fifo: UndoFifo, scan: RecoveryScan, redo_from: int) -> Iterator[R
             yield redo
 
 
+def logged(fifo: UndoFifo, oldest: int, last: int) -> Iterator[RedoRecord]:
+    """WRITE and TRUNC records between two positions, oldest first: what a writer has logged itself.
+
+    Raises:
+        CorruptError: A damaged record.
+        DeviceError: The root volume failed.
+    """
+    for _, redo in _records(fifo, oldest, fifo.distance(oldest, last)):
+        if redo.flags in {REDO_WRITE, REDO_TRUNC}:
+            yield redo
+
+
 def _records(fifo: UndoFifo, first: int, length: int) -> Iterator[tuple[int, RedoRecord]]:
     """REDO records of `length` bytes from `first`, each with its distance from there."""
     off, walked = first, 0

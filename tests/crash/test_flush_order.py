@@ -91,6 +91,82 @@ def test_what_was_fsynced_outlives_the_groups_of_a_cut() -> None:
 
 
 @pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize("size", [0, 5 * BUFSIZE + 1])
+def test_a_file_that_is_half_cut_is_shorter_and_nothing_behind_its_end_comes_back(size: int) -> None:
+    twin = Recorded(7, WriteOptions(clock=Clock()))
+    ino = twin.make(1, b"f", OBJTYPE_REGFILE)
+    old = contents(Random(1), 5 * MOST * BUFSIZE)
+    twin.write(ino, 0, old)
+    twin.sync()
+    twin.record()
+    twin.truncate(ino, size)
+    twin.sync()
+    journal = twin.journal
+    assert journal is not None
+    sizes = set()
+    for image in crash_images(journal, crashes=(Crash.ORDERED,), cuts=range(1, len(journal.events))):
+        fs = mount(image.devices)
+        inode = fs.resolve(b"/f")
+        left = inode.size
+        sizes.add(left)
+        assert fs.read(inode, 0, left) == old[:left], str(image)
+        fs.close()
+        assert_sound(image.devices, idle=False)
+        fs = mount(image.devices)
+        fs.truncate(fs.resolve(b"/f"), len(old))
+        fs.sync()
+        assert fs.read(fs.resolve(b"/f"), 0, len(old)) == old[:left].ljust(len(old), b"\0"), str(image)
+        fs.close()
+    assert {size, len(old)} < sizes
+    assert len(sizes) >= 4
+
+
+def test_a_cut_that_needs_more_than_the_fifo_holds_loses_no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The range of the FIFO has to be dropped in between: what was logged in it is logged anew."""
+    monkeypatch.setattr(backend, "MOST_REMOVED", 2)
+    twin = Recorded(7, WriteOptions(clock=Clock()))
+    logged, shorter = (twin.make(1, name, OBJTYPE_REGFILE) for name in (b"logged", b"shorter"))
+    long = [twin.make(1, b"long%d" % n, OBJTYPE_REGFILE) for n in range(18)]
+    old, promised = contents(Random(1), 62 * BUFSIZE), contents(Random(2), 1_600_000)
+    for ino in (shorter, *long):
+        twin.write(ino, 0, old)
+    twin.sync()
+    twin.record()
+    twin.make(1, b"new", OBJTYPE_REGFILE)
+    twin.sync()
+    for beg in range(0, len(promised), 100_000):
+        twin.write(logged, beg, promised[beg : beg + 100_000])
+        twin.fsync(logged)
+    twin.write(shorter, 100, b"kept")
+    twin.write(shorter, 60 * BUFSIZE, b"cut off later")
+    twin.fsync(shorter)
+    assert len(twin.fsynced) == 2
+    journal = twin.journal
+    assert journal is not None
+    begin = len(journal.events)
+    twin.truncate(shorter, BUFSIZE)
+    for ino in long:
+        twin.truncate(ino, 0)
+    twin.sync()
+    twin.check_head()
+    changed = old[:100] + b"kept" + old[104:]
+    fsynced = changed[: 60 * BUFSIZE] + b"cut off later" + changed[60 * BUFSIZE + 13 :]
+    cuts = [n for n in range(begin + 1, len(journal.events)) if journal.events[n - 1].kind != "mark"]
+    gone = set()
+    for image in crash_images(journal, crashes=(Crash.DROPPED,), cuts=[*cuts[200:-12:400], *cuts[-12::3]]):
+        fs = mount(image.devices)
+        found = {path: node.data for path, node in tree(fs).items()}
+        fs.close()
+        assert found[b"/logged"] == promised, str(image)
+        assert len(found[b"/shorter"]) >= BUFSIZE
+        assert fsynced.startswith(found[b"/shorter"]), str(image)
+        assert all(old.startswith(found[b"/long%d" % n]) for n in range(len(long)))
+        gone.add(sum(not found[b"/long%d" % n] for n in range(len(long))))
+        assert_sound(image.devices, idle=False)
+    assert len(gone) > 2, "not all of it was rolled back, or done, at once"
+
+
+@pytest.mark.usefixtures("few_at_once")
 def test_many_cut_files_are_not_cut_in_one_group() -> None:
     twin = Recorded(7, WriteOptions(clock=Clock()))
     inos = [twin.make(1, b"f%d" % n, OBJTYPE_REGFILE) for n in range(12)]
