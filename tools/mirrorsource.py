@@ -58,6 +58,7 @@ class MirrorSource:
         self._session = session
         self._path = path
         self.pfs_id = -1
+        self._is_slave = False
         self.used = 0
         """Bytes in use of its file system."""
 
@@ -65,7 +66,9 @@ class MirrorSource:
         """Its record after a flush, with the TID as of which everything is there."""
         reply = self._session.run("mirror-source", self._path)
         self.pfs_id, self.used = reply["pfs"], reply["used"]
-        return PfsData.decode(bytes.fromhex(reply["data"]))
+        data = PfsData.decode(bytes.fromhex(reply["data"]))
+        self._is_slave = data.is_slave
+        return data
 
     def pieces(self, tid_beg: int, tid_end: int, nbytes: int) -> Iterator[bytes]:
         """The records of a round, about so many bytes at a time."""
@@ -93,7 +96,9 @@ class MirrorSource:
         return {"pfs": self.pfs_id, "tid_beg": tid_text(tid_beg), "tid_end": tid_text(tid_end)}
 
     def has_news(self, since: int) -> bool:
-        """Whether something has been flushed since a TID."""
+        """Whether something is to be sent since a TID. What a slave gets is not to be seen before it is complete."""
+        if self._is_slave:
+            return self.status().sync_end_tid > since
         return any(self.weights(since, MAX_TID))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import itertools
 import json
@@ -483,6 +484,29 @@ def test_rounds_follow_news() -> None:
         send(MirrorSource(Here(fs), "/m"), target, Sending(delay=7.0), nothing, nothing)
     assert [has_work for _, has_work in target.rounds] == [True, True, True]
     assert target.paused == 9 * 7.0
+    fs.close()
+
+
+def test_a_slave_as_a_source_has_news_when_it_is_complete() -> None:
+    fs = master_in_memory()
+    shared = fs.pfs.get(1).shared_uuid.hex()
+    verb(fs, "pfs-create", path="/", link="s", slave=True, options=[f"shared-uuid={fs.pfs.get(1).shared}"])
+    source = MirrorSource(Here(fs), "/m")
+    end = source.status().sync_end_tid
+    data = b"".join(source.pieces(1, end, 1 << 20))
+    words = {"pfs": 2, "shared_uuid": shared}
+
+    def fill() -> None:
+        text = base64.b64encode(data).decode()
+        verb(fs, "mirror-write", data=text, tid_beg="0x1", tid_end=f"0x{end:x}", **words)
+
+    def complete() -> None:
+        verb(fs, "mirror-synced", tid=f"0x{end:x}", **words)
+
+    target = Heard([None, fill, None, complete, None])
+    with pytest.raises(Stopped):
+        send(MirrorSource(Here(fs), "/s"), target, Sending(delay=5.0), nothing, nothing)
+    assert target.rounds == [(1, False), (end, True)]
     fs.close()
 
 
