@@ -204,8 +204,7 @@ class TwoWay:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._answers = records(link)
-        self._shared = b""
+        self._answers = _records_of(link, link.name)
         self._round = 0
         self._stats = {"rounds": 0, "nbytes": 0}
         self.synced: int | None = None
@@ -258,10 +257,7 @@ class TwoWay:
         self._stats["nbytes"] += len(data)
 
     def _answer(self) -> Found:
-        try:
-            answer = next(self._answers, None)
-        except CorruptError as err:
-            raise CorruptError(f"{self._link.name}: {err}") from None
+        answer = next(self._answers, None)
         if answer is None:
             raise self._link.gone()
         if answer.type == MREC_TERM:
@@ -283,7 +279,7 @@ def receive(source: Source, target: LocalTarget, link: Link | None, told: Callab
         CorruptError: It is no stream, it is damaged or ends too early; says where.
         HammerError: The slave takes no such stream, or its file system fails.
     """
-    found = records(source if link is not None else opened(source))
+    found = records(opened(source)) if link is None else _records_of(source, link.name)
     rounds = 0
     while (first := next(found, None)) is not None and first.type != MREC_TERM:
         pfs = first.record.pfsd
@@ -301,6 +297,14 @@ def receive(source: Source, target: LocalTarget, link: Link | None, told: Callab
         raise link.gone()
     if first is None and not rounds:
         raise CorruptError("no mirror stream: it does not begin with a PFS record", offset=0)
+
+
+def _records_of(source: Source, name: str) -> Iterator[Found]:
+    """What the other end says; an error in it names that end."""
+    try:
+        yield from records(source)
+    except CorruptError as err:
+        raise CorruptError(f"{name}: {err}") from None
 
 
 def _receive_round(found: Iterator[Found], target: LocalTarget, link: Link | None) -> int:

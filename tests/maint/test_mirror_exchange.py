@@ -177,6 +177,16 @@ def test_a_host_that_dies_is_one_line(
             assert (code, said_now) == (1, f"hammer: mirror-copy: {said}\n")
 
 
+@pytest.mark.parametrize("words", [["/m", "host:/s"], ["host:/m", "/m2"]])
+def test_a_host_that_says_something_else(
+    disks: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv(RSH_VARIABLE, "sh -c 'echo Welcome to this host, which has rules; exec sleep 1000'")
+    assert main(["-f", str(disks / "master.img"), "mirror-copy", *words]) == 1
+    err = capsys.readouterr().err
+    assert err == "hammer: mirror-copy: host: offset 0x0000000000000000: mirror record has signature 636c6557\n"
+
+
 def test_errors_of_the_other_host_are_told(hosts: Path, capsys: Out) -> None:
     master = str(hosts / "master.img")
     for words, said in (
