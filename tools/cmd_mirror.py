@@ -29,7 +29,7 @@ from tools.mirrorlink import Link, Remote, join, linked, parse_remote, remote_co
 from tools.mirrorsource import DELAY_S, SPLIT, MirrorSource, Round, Sending, send
 from tools.mirrorstream import Sink, Source, opened, records
 from tools.mirrortarget import LocalTarget, OneWay, Target, TwoWay, receive
-from tools.output import print_json, safe_line, size_text
+from tools.output import json_name, print_json, safe_line, size_text
 from tools.passes import read_cycle, write_cycle
 from tools.session import Session, open_session
 from tools.stop import Stop, Stopped
@@ -131,7 +131,9 @@ def run_copy(args: argparse.Namespace) -> int:
             target = _copy_to(args, slave, stop)
         else:
             join([(source.host, _reader(args, source)), (slave.host, _writer(args, slave))], stop, _sayer(args))
-            if not args.json:
+            if args.json:
+                print_json({"source": _json_path(args.source), "slave": _json_path(args.path)})
+            else:
                 print(f"{args.verb} from {safe_line(args.source)} to {safe_line(args.path)} succeeded")
             return 0
     report = target.report()
@@ -142,6 +144,10 @@ def run_copy(args: argparse.Namespace) -> int:
     else:
         print(f"{args.verb} of {report['records']} records to PFS#{report['pfs']} succeeded")
     return 0
+
+
+def _json_path(path: str) -> str:
+    return json_name(os.fsencode(path))
 
 
 def _copy(args: argparse.Namespace, stop: Stop) -> Target:

@@ -120,6 +120,13 @@ def test_either_end_may_be_elsewhere(hosts: Path, capsys: Out, local: str, words
         assert captured.out.endswith(" succeeded\n")
         assert captured.err == ""
         assert_mirrored(hosts)
+    assert main([*here, "--json", "mirror-copy", *words]) == 0
+    report = json.loads(capsys.readouterr().out)
+    if local:
+        assert report["pfs"] == (1 if local == "slave.img" else None)
+        assert report["rounds"] == 1
+    else:
+        assert report == {"source": "master:/m", "slave": "slave:/s"}
 
 
 def test_only_what_is_new_is_sent(hosts: Path, capsys: Out, tmp_path: Path) -> None:
