@@ -8,8 +8,11 @@ from hammerfs.const import (
     BIGBLOCK_MASK,
     BIGBLOCK_SIZE,
     BUFSIZE,
+    LAYER1_ENTRIES,
+    LAYER1_PER_VOLUME,
     MAX_UNDO_BIGBLOCKS,
     MAX_VOLUMES,
+    OFF_BAD,
     OFF_SHORT_MASK,
     ROOT_VOLUME,
     VERSION_MAX,
@@ -25,7 +28,8 @@ from hammerfs.const import (
 )
 from hammerfs.crc import CrcRule
 from hammerfs.device.base import Device
-from hammerfs.errors import CorruptError, VersionError, VolumeSetError
+from hammerfs.errors import CorruptError, DeviceError, VersionError, VolumeSetError
+from hammerfs.ondisk.blockmap import LAYER1_SIZE, Layer1
 from hammerfs.ondisk.volume import VolumeOndisk
 from hammerfs.volume import Volume
 
@@ -161,13 +165,23 @@ class Volumes:
             raise VolumeSetError(f"the root volume (number 0) is missing: {given}")
         want = root.ondisk.vol_count
         if want != len(self.order):
-            raise VolumeSetError(self._count_text(want), volume=root.dev.name)
+            raise VolumeSetError(self._count_text(root, want), volume=root.dev.name)
         return root
 
-    def _count_text(self, want: int) -> str:
+    def _count_text(self, root: Volume, want: int) -> str:
         text = f"the file system has {want} volumes, {len(self.order)} given"
-        absent = [str(n) for n in range(min(want, MAX_VOLUMES)) if n not in self.by_number]
-        return f"{text}: missing number {', '.join(absent)}" if absent else text
+        known = _numbers(root)
+        if len(known) != want:  # no freemap to go by: numbers have no gaps unless volumes were removed
+            known = set(range(min(want, MAX_VOLUMES)))
+        absent = ", ".join(str(number) for number in sorted(known - self.by_number.keys()))
+        others = ", ".join(
+            f"{volume.dev.name} (number {volume.vol_no})" for volume in self.order if volume.vol_no not in known
+        )
+        return (
+            text
+            + (f": missing number {absent}" if absent else "")
+            + (f": not one of them is {others}" if others else "")
+        )
 
     def _header_notes(self) -> Iterator[str]:
         for volume in self.order:
@@ -177,3 +191,18 @@ class Volumes:
             for zone, desc in enumerate(self.root.ondisk.vol0_blockmap):
                 if not desc.crc_ok(self.rule):
                     yield f"volume {self.root.dev.name}: descriptor of zone {zone} has a stale or bad CRC"
+
+
+def _numbers(root: Volume) -> set[int]:
+    """Numbers of the volumes that have space by the freemap of the root volume; none where it has no freemap."""
+    table = root.ondisk.vol0_blockmap[ZONE_FREEMAP].phys_offset
+    if table >> VOL_SHIFT != ZONE_RAW_BUFFER << 8 or table & BIGBLOCK_MASK:
+        return set()
+    try:
+        entries = [
+            Layer1.decode(root.dev.pread(root.buf_beg + (table & OFF_SHORT_MASK) + at, LAYER1_SIZE))
+            for at in range(0, LAYER1_ENTRIES * LAYER1_SIZE, LAYER1_PER_VOLUME * LAYER1_SIZE)
+        ]
+    except DeviceError:
+        return set()
+    return {number for number, entry in enumerate(entries) if entry.phys_offset != OFF_BAD}

@@ -38,6 +38,7 @@ from tools.fsck.check import check
 
 SMALL = 120 << 20
 CUTS = 16
+KINDS = (Crash.ORDERED, Crash.DROPPED, Crash.SECTORS)
 
 
 @pytest.fixture
@@ -203,6 +204,20 @@ def test_numbers_are_used_again_and_gaps_are_allowed() -> None:
     assert_sound([new, *left])
 
 
+def test_a_wrong_set_is_told_by_the_numbers_it_has() -> None:
+    media = fresh(volumes=3, size=SMALL)
+    fs = mount(media)
+    held = media[1].pread(0, BUFSIZE)
+    remove(fs, 1)
+    fs.close()
+    with pytest.raises(VolumeSetError, match=r"has 2 volumes, 1 given: missing number 2$"):
+        mount(media[:1])
+    media[1].pwrite(0, held)  # the power went before it was wiped
+    with pytest.raises(VolumeSetError, match=r"has 2 volumes, 3 given: not one of them is volume1 \(number 1\)$"):
+        mount(media)
+    mount([media[0], media[2]]).close()
+
+
 # What can't be
 
 
@@ -337,7 +352,7 @@ def cut(
     work([RecordingDevice(device, journal) for device in media])
     points = [n + 1 for n, event in enumerate(journal.events) if event.kind != "mark"]
     chosen = sorted({*points[-8:], *Random(1).sample(points, min(CUTS, len(points)))})
-    for image in crash_images(journal, seed=1, crashes=tuple(Crash), cuts=chosen):
+    for image in crash_images(journal, seed=1, crashes=KINDS, cuts=chosen):
         devices = set_of(image.devices)
         assert [f for f in check(devices, data=True, idle=False) if f.is_error] == [], str(image)
         fs = mount(devices, WriteOptions(clock=Clock()))
