@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -55,7 +56,7 @@ def manifest(fs: HammerFS, roots: Iterable[bytes] | None = None) -> dict[str, An
         HammerError: The file system is damaged where no entry can tell.
     """
     return {
-        "volumes": [name_of(volume.dev.name) for volume in fs.volumes],
+        "volumes": [name_text(os.fsencode(name_of(volume.dev.name))) for volume in fs.volumes],
         "next_tid": tid_text(fs.volumes.superblock.vol0_next_tid),
         "trees": {name_text(root): list(entries(fs, root)) for root in (default_roots(fs) if roots is None else roots)},
     }

@@ -118,8 +118,10 @@ class Cleanup:
         self._args = args
         self._path = path
         self._say = say
+        self.done: list[dict[str, str]] = []
+        """What came of each line."""
         reply = session.run("pfs-status", path)
-        self._pfs_id: int = reply["pfs"]
+        self.pfs_id: int = reply["pfs"]
         self._pfs = PfsData.decode(bytes.fromhex(reply["data"]))
         self._version: int = reply["version"]
         self._now = time.time()
@@ -141,7 +143,7 @@ class Cleanup:
         """
         lines = parse_config(self._config())
         path, folder = safe_name(os.fsencode(self._path)), safe_name(os.fsencode(self.folder))
-        self._say(f"cleanup {path:<20} - handle PFS #{self._pfs_id} using {folder}")
+        self._say(f"cleanup {path:<20} - handle PFS #{self.pfs_id} using {folder}")
         kept = next((line for line in lines if line.command == "snapshots"), None)
         self._all_history_goes = kept is not None and not kept.period and not kept.limit
         good = True
@@ -167,13 +169,12 @@ class Cleanup:
 
     def _line(self, line: Line) -> bool:
         """Run one command if it is due; whether it went well."""
-        head = f"{line.command:>20} - "
         if line.command == "snapshots" and self._all_history_goes:
-            self._say(head + "disabled")
+            self._tell(line, "disabled")
             return True
         mark = self.folder / f".{line.command}.period"
         if not self._args.force and not is_due(line.period, _read_mark(mark), self._now):
-            self._say(head + "skip")
+            self._tell(line, "skip")
             return True
         try:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -181,12 +182,16 @@ class Cleanup:
             mark.write_text(f"0x{int(self._now):08x}\n", encoding="ascii")
         except HammerError as err:
             complain("hammer: cleanup", f"{self._path}: {line.command}: {err}")
-            self._say(head + "failed")
+            self._tell(line, "failed")
             return False
         except OSError as err:
             raise UsageError(f"{err.filename or self.folder}: {err.strerror}") from None
-        self._say(head + outcome)
+        self._tell(line, outcome)
         return True
+
+    def _tell(self, line: Line, outcome: str) -> None:
+        self.done.append({"command": line.command, "outcome": outcome})
+        self._say(f"{line.command:>20} - {outcome}")
 
     # Commands
 

@@ -40,7 +40,8 @@ def run_cleanup(args: argparse.Namespace) -> int:
     if args.volumes:
         raise UsageError("cleanup is for mounted file systems")
     seen, good = set(), True
-    say = (lambda _text: None) if args.quiet else print
+    say = (lambda _text: None) if args.quiet or args.json else print
+    rows = []
     for path in args.paths or _mounted():
         try:
             with open_session(args, path) as session:
@@ -48,11 +49,15 @@ def run_cleanup(args: argparse.Namespace) -> int:
                 if cleanup.unique not in seen:
                     seen.add(cleanup.unique)
                     good &= cleanup.run()
+                    names = {"path": json_name(path), "folder": json_name(str(cleanup.folder))}
+                    rows.append({"pfs": cleanup.pfs_id, **names, "done": cleanup.done})
         except HammerError as err:
             if len(args.paths) == 1:
                 raise
             complain("hammer: cleanup", f"{path}: {err}")
             good = False
+    if args.json:
+        print_json(rows)
     return 0 if good else 1
 
 

@@ -225,10 +225,14 @@ def _tid(text: str) -> str:
 def run_chflags(args: argparse.Namespace) -> int:
     """Set or clear flags."""
     words = args.flags.split(",")
+    rows = []
     for path in args.paths:
         with open_session(args, path if args.volumes else _beside(path)) as session:
             uflags = session.run("lsflags", path)["uflags"]
-            session.run("chflags", path, uflags=changed_flags(uflags, words))
+            uflags = session.run("chflags", path, uflags=changed_flags(uflags, words))["uflags"]
+        rows.append({"path": json_name(path), "flags": flag_names(uflags)})
+    if args.json:
+        print_json(rows)
     return 0
 
 

@@ -277,7 +277,12 @@ class _Undo:
         write_diff(self._out, text)
 
     def _past(self, moment: Moment) -> bytes:
-        """Path that leads to a version; the name need not bear ``@@`` for that, nor be short."""
+        """Path that leads to a version; the name need not bear ``@@`` for that, nor be short.
+
+        The newest version of what is there is what is there: of its time the directories may have been pruned.
+        """
+        if moment == self._moments[-1] and not moment.deleted:
+            return os.fsencode(self._path)
         folder, name = os.path.split(os.fsencode(self._path).rstrip(b"/"))
         return join(join(folder or b".", asof_suffix(moment.tid)), name)
 

@@ -310,6 +310,21 @@ def test_undo_of_images(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run_undo("-f", image, "/nothing", code=1) == "/nothing: No UNDO history found\n"
 
 
+def test_undo_after_pruning(image: Path) -> None:
+    with writing(image) as w:
+        root = w.fs.root()
+        inode = w.file(root, b"f", b"one\n")
+        first = w.point()
+        w.fs.write(inode, 0, b"two\n")
+        w.point()
+        w.file(root, b"g", b"")  # another generation of the directory
+        w.point()
+    run_hammer("-f", image, "prune-everything", "/")
+    assert run_undo("-f", image, "-t", "0", "/f") == "two\n"
+    assert "before its first version" in run_undo("-f", image, "-t", first, "/f", code=2)
+    check(image)
+
+
 def test_a_terminal_gets_colours_and_nothing_that_steers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"--- a\n+++ b\n@@ -1 +1 @@\n-\x1b]0;title\x07\n+\tnew \xff\n"
     ends = os.openpty()
