@@ -382,6 +382,23 @@ def test_a_stream_goes_on_until_it_is_interrupted(disks: Path) -> None:
     assert_mirrored(disks)
 
 
+def test_a_stream_that_is_killed_goes_on_from_the_last_round(disks: Path, capsys: Out) -> None:
+    master, slave = disks / "master.img", disks / "slave.img"
+    words = ("-v", "-S", "100k", "-b", "400k", "-f", master, "mirror-copy", "--to", slave, "/m", "/s")
+    with program(*words) as copy:
+        assert copy.stderr is not None
+        first = int(copy.stderr.readline().decode().split()[4].rstrip(":"), 16)
+        copy.kill()
+    with HammerFS.open(str(master)) as source, HammerFS.open(str(slave)) as fs:
+        end = fs.pfs.get(1).sync_end_tid
+        assert first <= end
+        assert_same(tree_of(fs, 1), tree_of(source, 1, end))
+    assert main(["-v", "-f", str(master), "mirror-copy", "--to", str(slave), "/m", "/s"]) == 0
+    said = capsys.readouterr().err
+    assert not said or said.startswith(f"hammer: mirror-copy: 0x{end + 1:016x} to 0x"), "nothing if it was too fast"
+    assert_mirrored(disks)
+
+
 def test_a_stream_to_another_host_is_interrupted(hosts: Path) -> None:
     words = ("-v", "-i", "0", "-f", hosts / "master.img", "mirror-stream", "/m", "slave:/s")
     with program(*words) as stream:
