@@ -14,12 +14,12 @@ from hammerfs.alloc import Allocator
 from hammerfs.const import (
     BIGBLOCK_BITS,
     BIGBLOCK_SIZE,
+    BUFSIZE,
     LAYER1_SHIFT,
     LAYER2_ENTRIES,
     OFF_BAD,
     OFF_LONG_MASK,
     ROOT_VOLUME,
-    ZONE_FREE,
     ZONE_FREEMAP,
     ZONE_RAW_BUFFER,
     ZONE_SHIFT,
@@ -30,7 +30,7 @@ from hammerfs.crc import CrcRule
 from hammerfs.device.base import Device
 from hammerfs.errors import CorruptError
 from hammerfs.freemap import Freemap, volume_spans
-from hammerfs.ondisk.blockmap import ABSENT_SPAN, LAYER2_SIZE, Layer1, encode_layer2_table, full_block
+from hammerfs.ondisk.blockmap import ABSENT_SPAN, LAYER2_SIZE, Layer1, Layer2, encode_layer2_table, full_block
 from hammerfs.undo_writer import UndoWriter
 from hammerfs.volume import Volume
 from hammerfs.volumes import Volumes
@@ -144,13 +144,20 @@ class Spans:
             CorruptError: The freemap is damaged.
             DeviceError: A volume failed.
         """
-        own = {short_of(table) for table in self.tables(volume) if vol_of(table) == volume.vol_no}
+        own = {short_of(table) >> BIGBLOCK_BITS for table in self.tables(volume) if vol_of(table) == volume.vol_no}
         found: dict[int, int] = {}
-        for base, layer1, _ in self._freemap.spans():
-            if vol_of(base) == volume.vol_no:
-                for off, entry, _ in self._freemap.blocks(base, layer1):
-                    if entry.zone != ZONE_FREE and not (entry.zone == ZONE_FREEMAP and short_of(off) in own):
-                        found[entry.zone] = found.get(entry.zone, 0) + BIGBLOCK_SIZE - entry.bytes_free
+        for span, count in volume_spans(volume.vol_no, volume.bigblocks).items():
+            layer1 = self._freemap.layer1(span << LAYER1_SHIFT)
+            if layer1.phys_offset == OFF_BAD:
+                continue
+            for first in range(0, count, BUFSIZE // LAYER2_SIZE):
+                off = span << LAYER1_SHIFT | first << BIGBLOCK_BITS
+                raw = self._freemap.raw_layer2(layer1, off)
+                owners = bytes(raw[::LAYER2_SIZE])[: count - first]
+                for i, zone in enumerate(owners if any(owners) else b""):
+                    if zone and not (zone == ZONE_FREEMAP and (short_of(off) >> BIGBLOCK_BITS) + i in own):
+                        entry = Layer2.decode(raw, i * LAYER2_SIZE)
+                        found[zone] = found.get(zone, 0) + BIGBLOCK_SIZE - entry.bytes_free
         return found
 
     def _usable(self) -> int:

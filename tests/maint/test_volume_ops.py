@@ -218,6 +218,30 @@ def test_a_wrong_set_is_told_by_the_numbers_it_has() -> None:
     mount([media[0], media[2]]).close()
 
 
+def test_a_volume_of_several_spans_comes_and_goes() -> None:
+    media = fresh(size=SMALL)
+    fs = mount(media)
+    before = facts(fs)["bigblocks"]
+    new = memory_device(9 << 40, "huge")
+    volume = add(fs, plugged([new])[0])
+    found = facts(fs)["bigblocks"]
+    assert found["free"] == before["free"] + volume.bigblocks - 3, "a table for each 4 TiB"
+    with fs.cache.section():
+        assert fs.spans.tables(volume) == [0x2010000000000000 | span << 42 for span in range(3)]
+    fs.alloc.close_volume(0)
+    fs.write(fs.create(fs.root(), b"there"), 0, b"t" * 300_000)
+    fs.sync()
+    fs.close()
+    assert_sound([*media, new], idle=False)
+    fs = mount([*media, new])
+    assert on_volume(fs, 1) > 0
+    remove(fs, 1)
+    assert facts(fs)["bigblocks"]["total"] == before["total"]
+    assert fs.read(fs.lookup(fs.root(), b"there"), 0, 300_000) == b"t" * 300_000
+    fs.close()
+    assert_sound(media)
+
+
 # What can't be
 
 
@@ -413,3 +437,30 @@ def test_a_cut_while_a_volume_is_removed_loses_nothing_and_it_can_be_removed_the
 
     assert cut(media, work, check_one) == {1, 2}
     assert checked > CUTS
+
+
+def test_what_was_only_logged_outlives_a_change_of_the_set() -> None:
+    media = [*fresh(size=SMALL), memory_device(SMALL, "new")]
+    fs = mount(media[:1])
+    fs.write(fs.create(fs.root(), b"log"), 0, b"old")
+    fs.close()
+    journal = Journal()
+    devices = [RecordingDevice(device, journal) for device in media]
+    fs = mount(devices[:1], WriteOptions(clock=Clock()))
+    fs.create(fs.root(), b"first flush")
+    fs.sync()
+    inode = fs.lookup(fs.root(), b"log")
+    fs.write(inode, 0, b"promised")
+    fs.fsync(inode)
+    assert fs.flusher.logs == 1
+    begin = len(journal.events)
+    add(fs, plugged(devices[1:])[0])
+    abandon(fs)
+    seen = set()
+    for image in crash_images(journal, seed=1, crashes=KINDS, cuts=range(begin, len(journal.events) + 1)):
+        fs = mount(set_of(image.devices))
+        seen.add(len(fs.volumes))
+        assert fs.read(fs.lookup(fs.root(), b"log"), 0, 100) == b"promised", str(image)
+        fs.close()
+        assert_sound(set_of(image.devices), idle=False)
+    assert seen == {1, 2}
