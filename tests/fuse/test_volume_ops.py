@@ -36,13 +36,13 @@ def writing(root: Path) -> Iterator[None]:
     run_hammer("chflags", "nohistory", *busy)
 
     def write() -> None:
-        count = 0
-        while not stop.is_set():
+        for count in range(60):  # what is written and freed again stays in big-blocks that are not all free
+            if stop.wait(0.01):
+                return
             data, path = os.urandom(300_000), busy[count % 7]
             path.write_bytes(data)
             if path.read_bytes() != data:
                 wrong.append(path.name)
-            count += 1
 
     writer = threading.Thread(target=write)
     writer.start()
