@@ -6,17 +6,17 @@ import argparse
 import os
 import re
 import sys
-import time
 from typing import Any
 
 from hammerfs.const import VERSION_SNAPSHOT
 from hammerfs.errors import NotFound, UsageError
+from hammerfs.rw import WritableFS
 from hammerfs.uflags import FLAGS, changed_flags, flag_names
+from tools.imagesnap import ImageSnap
 from tools.output import json_name, print_json, safe_name
 from tools.session import Session, open_session
+from tools.softlinks import DEFAULT_NAME, expanded
 
-_DEFAULT_NAME = "snap-%Y%m%d-%H%M"
-_TIME_FORM = re.compile(r"%[-_0^#]?[EO]?[A-Za-z%]", re.ASCII)
 _PAST = re.compile(r"@@0[xX][0-9a-fA-F]{16}")
 _LINKED_TID = re.compile(r"@@(0[xX][0-9a-fA-F]{16})")
 
@@ -75,7 +75,9 @@ def run_snap(args: argparse.Namespace) -> int:
             taken = session.run("snap", args.path, label=args.note)
         _report(args, taken, _directory_in(args.path, taken, on_image=bool(args.volumes)), None)
         return 0
-    link = _link_to_make(args, args.path)
+    if args.volumes:
+        return _run_on_image(args, args.path, args.note)
+    link = _link_to_make(args.path)
     directory = os.path.dirname(link)
     with open_session(args, directory) as session:
         taken = session.run("snap", directory, label=args.note, linked=True)
@@ -92,7 +94,9 @@ def run_snapshot(args: argparse.Namespace) -> int:
     where = args.words[0] if len(args.words) > 1 else None
     folder = args.words[0 if where is None else 1]
     note = args.words[2] if len(args.words) == 3 else ""
-    link = _link_to_make(args, folder, is_template=True)
+    if args.volumes:
+        return _run_on_image(args, folder, note, where)
+    link = _link_to_make(folder, is_template=True)
     directory = os.path.dirname(link) if where is None else where
     _check_present(directory)
     with open_session(args, directory) as session:
@@ -103,19 +107,27 @@ def run_snapshot(args: argparse.Namespace) -> int:
     return 0
 
 
-def _link_to_make(args: argparse.Namespace, path: str, *, is_template: bool = False) -> str:
+def _run_on_image(args: argparse.Namespace, path: str, note: str, where: str | None = None) -> int:
+    """The same with a link in the image."""
+    with WritableFS.open_rw(args.volumes) as fs:
+        snap = ImageSnap(fs)
+        folder, name = snap.place(path, is_template=args.verb == "snapshot")
+        taken, target = snap.take(folder, name, note, where=where, rooted=args.verb != "snaplo")
+    _report(args, taken, target, os.path.join(folder, name))
+    return 0
+
+
+def _link_to_make(path: str, *, is_template: bool = False) -> str:
     """Full path of a link: a path itself, or the usual name in the directory that it leads to.
 
     Raises:
         UsageError: It can't be made there.
     """
-    if args.volumes:
-        raise UsageError(f"{args.verb} makes a link on a mount; on an image use snapq")
     if os.path.isdir(path):
-        link = os.path.join(os.path.realpath(path), _expanded(_DEFAULT_NAME))
+        link = os.path.join(os.path.realpath(path), expanded(DEFAULT_NAME))
     elif is_template and not os.path.lexists(path):
         folder, last = os.path.split(_absolute(path))
-        link = os.path.join(folder, _expanded(last))
+        link = os.path.join(folder, expanded(last))
     else:
         link = _absolute(path)
     _check_present(os.path.dirname(link))
@@ -129,12 +141,6 @@ def _link_to_make(args: argparse.Namespace, path: str, *, is_template: bool = Fa
 def _check_present(directory: str) -> None:
     if _PAST.search(os.path.realpath(directory)):
         raise UsageError(f"{directory} is in the past: no link can be made there")
-
-
-def _expanded(template: str) -> str:
-    """A name with its strftime forms replaced; whatever else is in it stays as it is."""
-    now = time.localtime()
-    return _TIME_FORM.sub(lambda match: time.strftime(match[0], now), template)
 
 
 def _absolute(path: str) -> str:

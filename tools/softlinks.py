@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from hammerfs.errors import HammerError, UsageError
 from tools.session import open_mount
 
+DEFAULT_NAME = "snap-%Y%m%d-%H%M"
+"""What a softlink in a directory is called."""
+_TIME_FORM = re.compile(r"%[-_0^#]?[EO]?[A-Za-z%]", re.ASCII)
 _SNAPSHOT = re.compile(r"(.*?)/?@@0[xX][0-9a-fA-F]{16}(?::(\d{5}))?", re.ASCII | re.DOTALL)
 
 
@@ -31,6 +35,12 @@ class Place(NamedTuple):
 
     device: int
     pfs_id: int
+
+
+def expanded(template: str) -> str:
+    """A name with its strftime forms replaced; whatever else is in it stays as it is."""
+    now = time.localtime()
+    return _TIME_FORM.sub(lambda match: time.strftime(match[0], now), template)
 
 
 def softlinks(folder: str) -> list[Softlink]:

@@ -96,7 +96,6 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         printed = run_hammer("snapshot", root, tmp_path).removesuffix("\n")
         assert "is in the past" in run_hammer("snapshot", printed, code=2)
         assert "is in the past" in run_hammer("snapshot", printed, tmp_path / "x", code=2)
-        assert "on an image use snapq" in run_hammer("-f", image, "snapshot", "/", code=2)
         assert len(ask("snapls", root)) == 1, "a snapshot that gets no link is not kept"
 
 
@@ -167,6 +166,50 @@ def test_links_are_the_snapshots_of_old_versions(tmp_path: Path, version: int) -
     assert labels("-f", image, "snapls") == ["s0", "s2"]
     for where in ("/", "/snapshots"):
         assert [row[0] for row in ask("-f", image, "prune", where)["ranges"]] == [tids[0], f"0x{1:016x}"]
+
+
+@pytest.mark.parametrize("version", [2, 7])
+def test_links_in_an_image_lead_there_wherever_it_is_mounted(tmp_path: Path, version: int) -> None:
+    image = image_of(tmp_path, version)
+    with live(tmp_path, image) as mount:
+        run_hammer("pfs-master", mount.root / "home")
+        for where in (mount.root, mount.root / "home"):
+            (where / "snapshots" / "deep").mkdir(parents=True)
+            (where / "snapshots" / "f").write_text(f"then {where.name}\n")
+    calls = (
+        ["snapshot", "/snapshots"],
+        ["snapshot", "/", "/snapshots/%Y", "note"],
+        ["snapshot", "/home", "/snapshots/of home"],
+        ["snapshot", "/home/snapshots/deep"],
+        ["snapshot", "/home", "/home/snapshots/deep/named"],
+    )
+    printed = [run_hammer("-f", image, *words).removesuffix("\n") for words in calls]
+    assert re.match("/snapshots/" + DEFAULT_NAME, printed[0])
+    assert printed[1] == time.strftime("/snapshots/%Y")
+    run_hammer("-f", image, "snap", "/snapshots/deep/up")
+    run_hammer("-f", image, "snaplo", "/snapshots/lo")
+    assert "is there already" in run_hammer("-f", image, "snap", "/snapshots/f", code=1)
+    assert "is in the past" in run_hammer("-f", image, "snap", "/snapshots/lo/snap", code=2)
+    assert "no link leads out of PFS 1" in run_hammer("-f", image, "snapshot", "/", "/home/x", code=2)
+    for words in (["snap", "/none/x"], ["snapshot", "/none", "/snapshots/x"], ["snap", "/snapshots/f/x"]):
+        assert run_hammer("-f", image, *words, code=1).count("\n") == 1
+    check(image)
+    if version < 3:
+        assert len(ask("-f", image, "snapls")) == 3, "not the one of home, nor that below"
+    else:
+        assert len(ask("-f", image, "snapls")) == 4
+        assert len(ask("-f", image, "snapls", "/home")) == 3
+    with live(tmp_path, image) as mount:
+        for where in (mount.root, mount.root / "home"):
+            (where / "snapshots" / "f").write_text("now\n")
+        for path in printed:
+            name = "home" if "home" in path else mount.root.name
+            text = (Path(f"{mount.root}{path}") / "snapshots" / "f").read_text()
+            assert text.startswith("then ")
+            assert (text == "then home\n") == (name == "home")
+        assert (mount.root / "snapshots" / "deep" / "up" / "snapshots" / "f").read_text().startswith("then mnt")
+        assert (mount.root / "snapshots" / "lo" / "f").read_text().startswith("then mnt")
+        assert ask("prune", mount.root / "snapshots")["pfs"] == 0
 
 
 def test_prune_takes_the_links_of_a_directory_wherever_it_is(tmp_path: Path) -> None:
