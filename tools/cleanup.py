@@ -17,6 +17,7 @@ from tools.cmd_snap import snapshot_path
 from tools.output import complain, safe_name
 from tools.passes import run_pass
 from tools.session import Session
+from tools.softlinks import links_into
 
 DEFAULT = """\
 snapshots 1d 60d
@@ -226,8 +227,10 @@ class Cleanup:
         return len(old)
 
     def prune(self, line: Line) -> str:
-        """History between snapshots goes; all of it where there are to be no snapshots."""
-        return self._pass("prune", "prune", line, everything=self._all_history_goes, ranges=None)
+        """History between snapshots goes, softlinks in the directory included; all of it where there are to be none."""
+        links = [] if self._all_history_goes else links_into(str(self.folder), self._path)
+        words = {"targets": [link.target for link in links], "times": [link.ts for link in links]}
+        return self._pass("prune", "prune", line, everything=self._all_history_goes, ranges=None, **words)
 
     def rebalance(self, line: Line) -> str:
         """The nodes of the tree are filled evenly."""

@@ -107,6 +107,18 @@ def pruned_by(path: str) -> Pruned:
     return Pruned(where, [link for link in links if _exactly(link, places[link.base]) in {None, wanted}])
 
 
+def links_into(folder: str, path: str) -> list[Softlink]:
+    """The softlinks in a directory that lead into the PFS that holds a path, or may do so.
+
+    Raises:
+        UsageError: The directory can't be read.
+    """
+    own = _place_of(path)
+    links = softlinks(folder)
+    places = {base: _place_of(base) for base in dict.fromkeys(link.base for link in links)}
+    return [link for link in links if _exactly(link, places[link.base]) in {None, own}]
+
+
 def _exactly(link: Softlink, place: Place | None) -> Place | None:
     """The PFS a softlink leads into; None when what it leads to is not there (any more), so that any may be meant."""
     if place is None:

@@ -253,3 +253,20 @@ def test_prune_takes_the_links_of_a_directory_wherever_it_is(tmp_path: Path) -> 
             assert (inside / f"home {number}" / "f").read_bytes() == kept[f"home {number}"]
     check(image)
     assert "not on a mounted HAMMER" in run_hammer("prune", outside, code=2)
+
+
+def test_cleanup_of_an_old_version_uses_its_own_directory(tmp_path: Path) -> None:
+    image = image_of(tmp_path, 2)
+    with live(tmp_path, image) as mount:
+        root, folder = mount.root, mount.root / "snapshots"
+        (root / "f").write_text("then\n")
+        said = run_hammer("cleanup", root)
+        assert f"using {folder}\n" in said
+        (link,) = (path for path in folder.iterdir() if path.is_symlink())
+        (root / "f").write_text("now\n")
+        assert (link / "f").read_text() == "then\n"
+        run_hammer("synctid", root)
+        assert labels("snapls", root) == [link.name]
+        (folder / "config").write_text("snapshots 1d 1s\n")
+        assert "snapshots - skip" in run_hammer("cleanup", root)
+    check(image)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from hammerfs.btree.iterate import scan
 from hammerfs.errors import UsageError
+from hammerfs.maint.sweep import pfs_keys
 from hammerfs.rw import WritableFS
 from tests.enginelab import assert_sound, fresh, mount, tree
 from tests.golden import GoldenStore
-from tests.maint.lab import Here, history, verb
+from tests.maint.lab import Here, churn, history, verb
 from tools import cleanup
 from tools.cleanup import DEFAULT, Cleanup, Line, is_due, parse_config
 from tools.cli import main
@@ -169,6 +171,34 @@ def test_a_command_that_fails_is_tried_again(
     assert clean(fs, tmp_path)[1:] == ["prune - run", "rebalance - skip"]
     assert clean(fs, tmp_path, force=True)[1:] == ["prune - run", "rebalance - run"]
     fs.close()
+
+
+@pytest.mark.parametrize("version", [2, 7])
+def test_prune_keeps_what_softlinks_in_the_directory_show(tmp_path: Path, version: int) -> None:
+    """Those of a file system from before version 3 above all; the directory need not be in it."""
+    media = fresh(version)
+    fs = mount(media)
+    history(fs, 2)
+    kept = [fs.tids.alloc()]
+    churn(fs, 3)
+    kept.append(fs.tids.alloc())
+    churn(fs, 2)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    for number, tid in enumerate(kept):
+        (folder / f"mine {number}").symlink_to(f"/mnt/@@0x{tid:016x}")
+    with tempfile.TemporaryDirectory(prefix="hmr", dir="/tmp") as name:
+        short = Path(name, "s")
+        short.symlink_to(folder)
+        verb(fs, "pfs-update", path="/", options=[f"snapshots={short}"])
+        (folder / "config").write_text("prune 1d 5m\n")
+        want = [tree(fs, tid) for tid in (*kept, None)]
+        before = len(list(scan(fs.tree, *pfs_keys(0))))
+        assert clean(fs, tmp_path)[1:] == ["prune - run"]
+    assert [tree(fs, tid) for tid in (*kept, None)] == want
+    assert len(list(scan(fs.tree, *pfs_keys(0)))) < before - 20, "what none shows has gone"
+    fs.close()
+    assert_sound(media)
 
 
 def test_below_version_3_the_text_is_a_file_and_a_snapshot_a_softlink() -> None:
