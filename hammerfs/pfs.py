@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hammerfs.addr import tid_text
 from hammerfs.const import LOCALIZE_MISC, MAX_PFS, MAX_TID, OBJID_ROOT, RECTYPE_PFS
 from hammerfs.errors import NotFound
@@ -18,14 +20,13 @@ class PfsTable:
         records: The records of the file system.
     """
 
-    __slots__ = ("_cached", "_records", "retired")
+    __slots__ = ("_cached", "_records", "epochs")
 
     def __init__(self, records: Records) -> None:
         self._records = records
         self._cached: dict[int, PfsData] = {}
-        self.retired: set[int] = set()
-        """Ids of PFSs destroyed since the file system was opened. They are not given out again while it is: what the
-        kernel of the host knows of the one, by names and inode numbers, it would take for the other's."""
+        self.epochs: Counter[int] = Counter()
+        """How often what a PFS holds has become something else since the file system was opened."""
 
     def get(self, pfs_id: int) -> PfsData:
         """Data of a PFS. PFS 0 exists even without a record.

@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, RequestContext, SetattrFields
 
+from hammerfs.asof import parse_component
 from hammerfs.const import (
     MAX_TID,
     OBJTYPE_BDEV,
@@ -103,12 +104,16 @@ class WritableOperations(Operations):
                 node, attrs = await self._service.call(self._look_up, parent, name)
         except NotFound:
             missing = self.nothing()
-            if b"@@" in name or not _is_live(parent):
+            if _leads_into_pfs(name):
+                missing.entry_timeout = 0
+            elif b"@@" in name or not _is_live(parent):
                 missing.entry_timeout = _SOON
             return missing
         except HammerError as err:
             raise self._refusal(err) from err
-        if _is_live(parent) and _is_live(node):
+        if _leads_into_pfs(name):
+            attrs.entry_timeout = 0  # under the same name there may be another PFS soon
+        elif _is_live(parent) and _is_live(node):
             self._remember(parent_inode, name, node, attrs)
         elif not _is_past(node):
             attrs.entry_timeout = attrs.attr_timeout = _SOON
@@ -480,6 +485,11 @@ class WritableOperations(Operations):
             self._newest_stamp += 1
         self._newest_stamp += 1
         self._stamps[number] = self._newest_stamp
+
+
+def _leads_into_pfs(name: bytes) -> bool:
+    """Whether a name is what the softlink to a PFS expands to."""
+    return name.startswith(b"@@") and parse_component(name).pfs_id is not None
 
 
 def _invalidate(number: int, attr_only: bool = False) -> None:

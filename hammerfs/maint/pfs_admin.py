@@ -45,14 +45,12 @@ _DAY = 86400
 
 
 def next_id(fs: WritableFS) -> int:
-    """The lowest PFS id that is free, and was so when the file system was opened, inside a section.
+    """The lowest PFS id that is free, inside a section.
 
     Raises:
         NoSpace: All are in use.
     """
     for pfs_id in range(1, MAX_PFS):
-        if pfs_id in fs.pfs.retired:
-            continue
         try:
             fs.pfs.get(pfs_id)
         except NotFound:
@@ -151,6 +149,7 @@ async def upgrade(fs: WritableFS, pfs_id: int, rollback: Rollback, start: Key | 
         data.mirror_flags &= ~PFS_SLAVE
         with fs.cache.section():
             _note(fs, pfs_id, data)
+        fs.pfs.epochs[pfs_id] += 1
         await fs.flusher.flush()
     return at
 
@@ -191,7 +190,7 @@ async def destroy(fs: WritableFS, pfs_id: int, rollback: Rollback, *, start: Key
             _note(fs, pfs_id, data)
         await fs.flusher.flush()
         fs.pfs.forget()
-        fs.pfs.retired.add(pfs_id)
+        fs.pfs.epochs[pfs_id] += 1
         fs.backend.orphans = {ident for ident in fs.backend.orphans if ident[0] != pfs_id}
     return at
 

@@ -115,8 +115,8 @@ class VirtualLink(Node):
         self.target = target
 
 
-def number_in(view: View, main: View, pfs_id: int, obj_id: int, asof: int, *, is_dir: bool) -> int:
-    """Inode number of an object found in `view` of a mount whose own tree is `main`."""
+def number_in(view: View, main: View, pfs_id: int, obj_id: int, asof: int, *, is_dir: bool, epoch: int = 0) -> int:
+    """Inode number of an object found in `view` of a mount whose own tree is `main`; `epoch`: see `object_number`."""
     if (pfs_id, asof) == (main.pfs_id, main.asof) and (not is_dir or not view.way):
         return obj_id
-    return object_number(pfs_id, obj_id, asof, view.way if is_dir else 0)
+    return object_number(pfs_id, obj_id, asof, view.way if is_dir else 0, epoch)

@@ -17,7 +17,7 @@ _OTHER = 1 << 63
 _IDENT = Struct("<QQQQ")
 
 
-def object_number(pfs_id: int, obj_id: int, asof: int, way: int = 0) -> int:
+def object_number(pfs_id: int, obj_id: int, asof: int, way: int = 0, epoch: int = 0) -> int:
     """Number of an object outside the mount's own tree.
 
     Args:
@@ -25,8 +25,9 @@ def object_number(pfs_id: int, obj_id: int, asof: int, way: int = 0) -> int:
         obj_id: Its object id.
         asof: Its point in time.
         way: For a directory the number of the way into its tree; 0 for all else.
+        epoch: How often the PFS has become another one under the same id.
     """
-    ident = _IDENT.pack(pfs_id, obj_id & 0xFFFFFFFFFFFFFFFF, asof, way)
+    ident = _IDENT.pack(pfs_id | epoch << 16, obj_id & 0xFFFFFFFFFFFFFFFF, asof, way)
     return int.from_bytes(blake2b(ident, digest_size=8).digest(), "little") | _OTHER
 
 

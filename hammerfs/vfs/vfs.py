@@ -262,7 +262,8 @@ class Vfs:
 
     def _node(self, view: View, inode: Inode) -> ObjectNode:
         ident = inode.pfs_id, inode.obj_id, inode.asof
-        return ObjectNode(number_in(view, self._main, *ident, is_dir=inode.is_dir), view, *ident)
+        epoch = self.fs.pfs.epochs[inode.pfs_id]
+        return ObjectNode(number_in(view, self._main, *ident, is_dir=inode.is_dir, epoch=epoch), view, *ident)
 
     def _jump(self, parent: ObjectNode, directory: Inode, name: bytes) -> ObjectNode:
         """Along ``@@``: into another time, or another PFS."""

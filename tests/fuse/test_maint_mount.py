@@ -124,6 +124,36 @@ def test_pfss_on_a_mount(tmp_path: Path, image: Path) -> None:
     check(image)
 
 
+def test_a_pfs_that_has_become_another_one_shows_nothing_of_the_one_before(mount: Mount) -> None:
+    """The kernel keeps what it knows of names and files for ever."""
+    link = mount.root / "p"
+    run_hammer("pfs-master", link)
+    (link / "f").write_text("one\n")
+    (link / "old").write_text("old\n")
+    then = run_hammer("synctid", mount.root).strip()
+    (link / "f").write_text("two, and longer\n")
+    (link / "late").write_text("late\n")
+    (link / "old").unlink()
+    assert not (link / "old").exists()
+    run_hammer("pfs-downgrade", link)
+    run_hammer("pfs-update", link, f"sync-end-tid={then}")
+    assert (link / "f").read_text() == "one\n"
+    run_hammer("pfs-upgrade", link)
+    assert {path.name: path.read_text() for path in link.iterdir()} == {"f": "one\n", "old": "old\n"}
+    assert not (link / "late").exists()
+    (link / "late").write_text("again\n")
+    number = (link / "f").stat().st_ino
+    run_hammer("-y", "pfs-destroy", link)
+    assert not (mount.root / "@@-1:00001").exists()
+    assert "Creating PFS#1\t" in run_hammer("pfs-master", link), "the lowest id that is free"
+    assert os.listdir(link) == []
+    for name in ("f", "old", "late"):
+        assert not (link / name).exists()
+        (link / name).write_text(f"new {name}\n")
+        assert (link / name).read_text() == f"new {name}\n"
+    assert (link / "f").stat().st_ino != number
+
+
 def test_a_pass_that_is_cut_short_goes_on(mount: Mount, tmp_path: Path) -> None:
     fill(mount.root, 3)
     cycle = tmp_path / "cycle"
