@@ -32,6 +32,8 @@ from hammerfs.device.sparse import copy_sparse
 from tests.conftest import GOLDEN_DIR
 
 _SUFFIX = ".tar.xz"
+_SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Python 3.11.2, Debian 12's, does not know it."""
 _CACHE = pytest.StashKey[Path]()
 _CACHE_KEY = "hammerfs_golden_cache"
 
