@@ -118,9 +118,10 @@ class Removal:
         fs.changes.check_sound()
         try:
             if not fs.alloc.is_closed(volume.vol_no):
+                await fs.flusher.settle()
                 fs.alloc.close_volume(volume.vol_no)
+                self._check_room()  # nobody else runs since the flush: what has come meanwhile fits as well
                 await fs.flusher.settle()  # what has been placed there gets its records
-                self._check_room()
             reblock = Reblock(fs, None, What.ALL, 100, vol_no=volume.vol_no)
             at = await reblock.run(start, seconds)
             if at is None:
@@ -135,10 +136,11 @@ class Removal:
         self._fs.alloc.open_volume(self._volume.vol_no)
 
     def _check_room(self) -> None:
-        """Whether the others have room; by whole big-blocks, since each zone fills its own."""
+        """Whether the others have room, also for what waits in memory; by whole big-blocks: each zone fills its own."""
         fs, volume = self._fs, self._volume
         with fs.cache.section():
             needed = sum(-(-nbytes // BIGBLOCK_SIZE) for nbytes in fs.spans.used(volume).values())
+            needed += -(-fs.changes.reserved_bytes // BIGBLOCK_SIZE)
             free = fs.alloc.free_bigblocks - fs.alloc.closed_bigblocks - fs.alloc.delayed_bigblocks
         kept = fs.changes.slop_bigblocks(SLOP_REBLOCK)
         if needed > max(0, free - kept):

@@ -11,7 +11,7 @@ import pytest
 from hammerfs.addr import vol_of
 from hammerfs.btree.iterate import scan
 from hammerfs.changes import WriteOptions
-from hammerfs.const import BUFSIZE, OFF_BAD, ROOT_VOLUME, ZONE_FREEMAP
+from hammerfs.const import BUFSIZE, OFF_BAD, ROOT_VOLUME, UF_NOHISTORY, ZONE_FREEMAP
 from hammerfs.device.base import Device
 from hammerfs.device.faulty import Crash, Faults, FaultyDevice, Journal, RecordingDevice, crash_images
 from hammerfs.device.overlay import memory_device
@@ -25,6 +25,7 @@ from hammerfs.errors import (
     ReadOnlyError,
     VolumeSetError,
 )
+from hammerfs.filewrite import SetAttr
 from hammerfs.keys import KEY_MAX, KEY_MIN
 from hammerfs.maint import reblock, volume_ops
 from hammerfs.maint.facts import facts
@@ -285,6 +286,29 @@ def test_no_volume_goes_whose_contents_fit_nowhere() -> None:
     assert different({**tree(fs), b"": want[b""]}, want) == []
     fs.close()
     assert_sound(media)
+
+
+def test_what_waits_in_memory_is_not_lost_for_want_of_space() -> None:
+    media = fresh(volumes=2, size=SMALL)
+    fs = mount(media, WriteOptions(clock=Clock(), commit_seconds=3600))
+    for number in range(70):  # the first volume is full, and some are on the second
+        inode = fs.create(fs.root(), b"f%d" % number)
+        fs.setattr(inode, SetAttr(uflags=UF_NOHISTORY))
+        fs.write(inode, 0, b"f" * 1_500_000)
+        fs.sync()
+    assert on_volume(fs, 1) > 10
+    for number in range(65):
+        fs.unlink(fs.root(), b"f%d" % number)
+    new = fs.create(fs.root(), b"new")
+    for at in range(0, 2_000_000, 50_000):  # until the removals have been flushed only the second volume has room
+        fs.write(new, at, b"n" * 50_000)
+    remove(fs, 1)
+    assert fs.read(new, 0, 3_000_000) == b"n" * 2_000_000
+    fs.close()
+    fs = mount(media[:1])
+    assert fs.read(fs.lookup(fs.root(), b"new"), 0, 3_000_000) == b"n" * 2_000_000
+    fs.close()
+    assert_sound(media[:1])
 
 
 def test_a_damaged_payload_keeps_its_volume() -> None:
