@@ -126,7 +126,7 @@ def _unpack(cache: Path, name: str) -> Path:
         if not directory.exists():
             partial = Path(tempfile.mkdtemp(prefix=f"{name}.partial-", dir=cache))
             with tarfile.open(GOLDEN_DIR / f"{name}{_SUFFIX}") as archive:
-                archive.extractall(partial, filter="data")
+                archive.extractall(partial, **_SAFELY)
             partial.rename(directory)
     return directory
 
