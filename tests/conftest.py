@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ import pytest
 pytest_plugins = ["tests.golden"]
 
 GOLDEN_DIR = Path(__file__).resolve().parent.parent.parent / "shared" / "golden"
+
+
+def pytest_configure() -> None:
+    """What is started in the background of a script ignores SIGINT, and so would every program a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing_mount() -> str | None:
