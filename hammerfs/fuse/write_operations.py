@@ -33,6 +33,7 @@ from hammerfs.filewrite import SetAttr
 from hammerfs.fuse.guard import guarded
 from hammerfs.fuse.operations import NAMES_KEPT, Entry, OpenDir, Operations, entry_attributes
 from hammerfs.fuse.service import Service
+from hammerfs.fuse.stamps import Stamps
 from hammerfs.inode import Inode
 from hammerfs.namespace import Owner
 from hammerfs.rw import WritableFS
@@ -78,9 +79,7 @@ class WritableOperations(Operations):
         self._fs = fs
         self._unlinked: dict[int, Inode] = {}
         """Objects without a name that the kernel still knows, by number: they live until it forgets them."""
-        self._stamps: dict[int, int] = {}
-        """When the names in a directory changed last, counted."""
-        self._newest_stamp = self._oldest_stamp = 0
+        self._stamps = Stamps()
         self._writers: Counter[int] = Counter()
         """How often each file is open for writing, by number: the kernel may hold data of these."""
         self._kernel_times: dict[int, tuple[int, int]] = {}
@@ -449,17 +448,14 @@ class WritableOperations(Operations):
         if not _is_live(node):
             return await self._answer(self._make_page, node, position)
         while True:
-            stamp = self._stamp_of(node.number)
+            stamp = self._stamps.of(node.number)
             if opened.stamp != stamp:
                 opened.forget(stamp)
             page = await super()._page_at(opened, position)
             page = await self._answer(self._with_attrs, page[:_REPLY])
-            if stamp == self._stamp_of(node.number):
+            if stamp == self._stamps.of(node.number):
                 return page
             self._drop_listing(node.number)  # it was made while names came or went
-
-    def _stamp_of(self, number: int) -> int:
-        return self._stamps.get(number, self._oldest_stamp)
 
     def _with_attrs(self, page: list[Entry]) -> list[Entry]:
         """Entries with their attributes of now: those of the listing may be of its time."""
@@ -479,12 +475,7 @@ class WritableOperations(Operations):
     def _listing_changed(self, number: int) -> None:
         """Names in a directory came or went: listings made before must not reach the kernel any more."""
         self._drop_listing(number)
-        if len(self._stamps) >= NAMES_KEPT:
-            self._stamps.clear()
-            self._oldest_stamp = self._newest_stamp + 1
-            self._newest_stamp += 1
-        self._newest_stamp += 1
-        self._stamps[number] = self._newest_stamp
+        self._stamps.changed(number)
 
 
 def _leads_into_pfs(name: bytes) -> bool:
