@@ -7,12 +7,11 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pyfuse3
 import trio
 
-from hammerfs.device.open import open_devices
+from hammerfs.device.open import open_devices, split_volumes
 from hammerfs.errors import HammerError
 from hammerfs.fs import HammerFS
 from hammerfs.fuse import loop
@@ -84,7 +83,8 @@ class _Mount:
     def __init__(
         self, volumes: Sequence[str], mountpoint: str, options: MountOptions, ready: Callable[[], None]
     ) -> None:
-        self._volumes = list(volumes)
+        self._volumes = [os.path.abspath(name) for text in volumes for name in split_volumes(text)]
+        """Good from anywhere: in the background the daemon has another working directory."""
         self._mountpoint = mountpoint
         self._options = options
         self._ready = ready
@@ -176,14 +176,9 @@ class _Mount:
 
     def _mount(self, operations: Operations) -> None:
         try:
-            pyfuse3.init(operations, self._mountpoint, self._options.for_fuse(self._source()))
+            pyfuse3.init(operations, self._mountpoint, self._options.for_fuse(":".join(self._volumes)))
         except RuntimeError as err:
             raise MountFailed(f"cannot mount on {self._mountpoint}: {err}") from None
-
-    def _source(self) -> str:
-        """What /proc/mounts shows: the volumes as one list of absolute names."""
-        names = [name for text in self._volumes for name in ([text] if Path(text).exists() else text.split(":"))]
-        return ":".join(os.path.abspath(name) for name in names)
 
     async def _end_by_signal(
         self, operations: Operations, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hammerfs.device.lock import has_writer
 from tests.fuse.conftest import mount_in
-from tests.fuse.rwlab import check, difference, make_image, run_hammer, tree_of
+from tests.fuse.rwlab import check, difference, make_image, run, run_hammer, tree_of
 
 pytestmark = [pytest.mark.mount]
 
@@ -114,3 +117,28 @@ def test_a_read_only_mount_keeps_its_volumes(tmp_path: Path, images: tuple[Path,
             text = run_hammer(verb, two, mount.root, code=1)
             assert text == f"hammer: {verb}: the file system is mounted read-only\n"
     assert two.read_bytes()[:16384] == bytes(16384)
+
+
+def test_names_given_from_where_the_user_stood(
+    tmp_path: Path, images: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the background the daemon stands elsewhere; its volumes are still the same."""
+    one, two = images
+    with mount_in(tmp_path, one, "rw") as mount:
+        run_hammer("volume-add", two, mount.root)
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
+    run(sys.executable, "-m", "tools.mount_hammer", "-o", "rw", f"{one.name}:{two.name}", place.name)
+    try:
+        assert json.loads(run_hammer("--json", "volume-blkdevs", place)) == [str(one), str(two)]
+        assert run("findmnt", "-n", "-o", "SOURCE", place).strip() == f"{one}:{two}"
+        run_hammer("volume-del", two.name, place.name)
+        assert json.loads(run_hammer("--json", "volume-blkdevs", place)) == [str(one)]
+    finally:
+        run("umount" if os.geteuid() == 0 else "fusermount3", *([] if os.geteuid() == 0 else ["-u"]), place)
+    with open(one, "rb") as stream:
+        while has_writer(stream.fileno()):
+            time.sleep(0.02)
+    check(one)
