@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hammerfs.errors import UsageError
 from tools.session import Session
-
-_EXIT_INTERRUPTED = 130
+from tools.stop import INTERRUPTED, Stop
 
 
 class PassResult(NamedTuple):
@@ -31,7 +26,7 @@ class PassResult(NamedTuple):
     @property
     def exit_code(self) -> int:
         """Of a command that has nothing else to tell."""
-        return _EXIT_INTERRUPTED if self.by == "interrupt" else 0
+        return INTERRUPTED if self.by == "interrupt" else 0
 
 
 def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str | None, **words: Any) -> PassResult:
@@ -50,11 +45,10 @@ def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str | 
         UsageError: The file of ``-c`` can't be read or written.
         HammerError: What the verb raises.
     """
-    deadline = None if args.seconds is None else time.monotonic() + args.seconds
     start = read_cycle(args.cycle)
     stats: dict[str, int] = {}
     by = ""
-    with _interrupts() as interrupted:
+    with Stop(args.seconds) as stop:
         while True:
             reply = session.run(verb, path, start=start, **words)
             for name, value in reply["stats"].items():
@@ -63,11 +57,9 @@ def run_pass(session: Session, args: argparse.Namespace, verb: str, path: str | 
             start = reply["next"]
             if start is None:
                 break
-            if interrupted:
-                by = "interrupt"
-                break
-            if deadline is not None and time.monotonic() >= deadline:
-                by = "timer"
+            stopped = stop.reason()
+            if stopped is not None:
+                by = "interrupt" if stopped.exit_code else "timer"
                 break
     write_cycle(args.cycle, start)
     return PassResult(reply, stats, start, by)
@@ -77,17 +69,6 @@ def place_text(start: str) -> str:
     """Where a pass stopped, as hammer(8) prints it: object and localization."""
     localization, obj_id = start.split(":")[:2]
     return f"{int(obj_id, 16):016x} {int(localization, 16):04x}"
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """While this lasts an interrupt is noted only, so that what is under way is finished."""
-    seen: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def read_cycle(name: str | None) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any
 from hammerfs.errors import HammerError
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""Exit code of a command that a signal has ended."""
 
 
 class Stopped(HammerError):
@@ -67,7 +68,7 @@ class Stop:
     def reason(self) -> Stopped | None:
         """Why the work is to end, if it is."""
         if self._seen:
-            return Stopped(f"interrupted by {signal.Signals(self._seen[0]).name}", _INTERRUPTED)
+            return Stopped(f"interrupted by {signal.Signals(self._seen[0]).name}", INTERRUPTED)
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Stopped("interrupted by timer", 0)
         return None

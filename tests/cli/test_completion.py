@@ -18,7 +18,7 @@ from hammerfs.fuse.options import parse_options
 from hammerfs.maint.snapshots import take
 from hammerfs.rw import WritableFS
 from tests.cli.shelllab import Shell
-from tests.fuse.conftest import mount_in
+from tests.fuse.mounts import mount_in
 from tests.fuse.rwlab import make_image, run_hammer
 from tools.completion.scripts import script
 from tools.completion.spec import _BY_METAVAR, _WORDS, PARSERS, commands

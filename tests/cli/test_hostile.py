@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from tests.imagebuilder import ImageBuilder
 from tools.cli import main as hammer
 from tools.fsck.cli import main as fsck
 from tools.fstyp import main as fstyp
+
+pytestmark = [pytest.mark.usefixtures("nothing_executed")]
 
 VOLUME_LABEL = b"\x1b[7m\xff\n"
 CONFIG = b"# \x1b[31m\xff\x9b\nprune 1d 5m\n\tsnapshots 1d 60d\n"
@@ -75,16 +77,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def private(tmp_path: Path) -> Path:
     """An image of a test's own."""
     return Made(tmp_path).path
-
-
-@pytest.fixture(autouse=True)
-def nothing_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever is done leaves no trace where it is done."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    yield
-    assert os.listdir(here) == []
 
 
 def said(image: object, *args: object, code: int = 0) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mkfs.cli import main as newfs
-from tests.fuse.conftest import Mount, mount_in
+from tests.fuse.mounts import Mount, mount_in
 from tools.cli import main as hammer
 from tools.fsck.cli import main as fsck
 from tools.undo import main as undo

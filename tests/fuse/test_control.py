@@ -16,22 +16,11 @@ from typing import Any
 import pytest
 
 from hammerfs.vfs.control_proto import MAX_LINE
-from tests.fuse.conftest import Mount, control_socket, mount_in
+from tests.fuse.mounts import Mount, control_socket, mount_in
 from tests.fuse.rwlab import check, live, make_image, run_hammer
 
 pytestmark = [pytest.mark.mount]
 TID = re.compile(r"0x[0-9a-f]{16}\Z")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
-
-
-@pytest.fixture
-def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
-    with live(tmp_path, image) as found:
-        yield found
 
 
 def socket_of(mount: Mount) -> Path:

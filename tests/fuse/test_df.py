@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import mount_in
+from tests.fuse.mounts import mount_in
 from tests.fuse.rwlab import check, make_image, run_hammer
 
 pytestmark = [pytest.mark.mount]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mount
+from tests.fuse.mounts import Mount
 from tests.fuse.rwlab import live, make_image, run_hammer
 
 pytestmark = [pytest.mark.mount]

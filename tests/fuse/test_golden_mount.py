@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuse.conftest import Mount, Mounter
+from tests.fuse.mounts import Mount, Mounter
 from tests.golden import GoldenImage, GoldenStore, golden_names
 
 pytestmark = [pytest.mark.golden, pytest.mark.mount]

@@ -8,14 +8,13 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fuse.conftest import Mount, control_socket, mount_in
-from tests.fuse.rwlab import Entry, check, live, make_image, run_hammer, run_undo, tree_of
+from tests.fuse.mounts import Mount, control_socket, mount_in
+from tests.fuse.rwlab import Entry, check, live, run_hammer, run_undo, tree_of
 from tests.golden import GoldenStore
 
 pytestmark = [pytest.mark.mount]
@@ -31,17 +30,6 @@ HOSTILE = [
     b"-rf",
     b" ",
 ]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
-
-
-@pytest.fixture
-def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
-    with live(tmp_path, image) as found:
-        yield found
 
 
 def ask(*args: object) -> Any:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fuse.conftest import Mount
-from tests.fuse.rwlab import live, make_image, run_hammer, run_undo
+from tests.fuse.mounts import Mount
+from tests.fuse.rwlab import run_hammer, run_undo
 from tests.hostile import NAMES, TARGETS, assert_one_line, assert_safe, label_of, name_of, parsed
 
-pytestmark = [pytest.mark.mount]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    with live(tmp_path, make_image(tmp_path)) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def nothing_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever is done leaves no trace where it is done."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    yield
-    assert os.listdir(here) == []
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("nothing_executed")]
 
 
 def said(*args: object, code: int = 0) -> str:

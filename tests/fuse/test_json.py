@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mkfs.cli import main as newfs
-from tests.fuse.conftest import Mount, mount_in
+from tests.fuse.mounts import Mount, mount_in
 from tests.fuse.rwlab import live, make_image, run_hammer, run_undo
 from tests.golden import GoldenStore
 from tests.jsonshapes import PAGE, mismatch, shapes

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mount, command, mount_in
 from tests.fuse.crashload import Worker
+from tests.fuse.mounts import Mount, command, mount_in
 from tests.fuse.rwlab import check, live, make_image
 
 pytestmark = [pytest.mark.mount]

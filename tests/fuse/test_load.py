@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mount
+from tests.fuse.mounts import Mount
 from tests.fuse.rwlab import Entry, difference, digest, live, make_image, run, tree_of
 
 pytestmark = [pytest.mark.mount]

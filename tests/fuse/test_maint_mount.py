@@ -7,27 +7,15 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mkfs.cli import main as newfs
-from tests.fuse.conftest import Mount
+from tests.fuse.mounts import Mount
 from tests.fuse.rwlab import check, difference, live, make_image, run_hammer, tree_of
 
 pytestmark = [pytest.mark.mount]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
-
-
-@pytest.fixture
-def mount(tmp_path: Path, image: Path) -> Iterator[Mount]:
-    with live(tmp_path, image) as found:
-        yield found
 
 
 def fill(root: Path, rounds: int) -> None:

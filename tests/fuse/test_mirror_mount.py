@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import PATIENCE_S, mount_in
+from tests.fuse.mounts import PATIENCE_S, mount_in
 from tests.fuse.rwlab import live, make_image, run_hammer
 from tests.fuse.test_maint_mount import assert_copied
 from tools.mirrorlink import RSH_VARIABLE

@@ -14,17 +14,12 @@ from pathlib import Path
 import pytest
 
 from hammerfs.device.lock import has_writer
-from tests.fuse.conftest import PATIENCE_S, Mount, command, mount_in
-from tests.fuse.rwlab import check, live, make_image, run
+from tests.fuse.mounts import PATIENCE_S, Mount, command, mount_in
+from tests.fuse.rwlab import check, live, run
 from tests.fuse.test_options import SWALLOWED
 from tools.mount_helper import mount
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mkfs.cli import main as newfs
-from tests.fuse.conftest import Mounter
+from tests.fuse.mounts import Mounter
 from tests.golden import GoldenStore
 
 pytestmark = [pytest.mark.mount, pytest.mark.golden]

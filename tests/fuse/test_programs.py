@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mount, Mounter, command
+from tests.fuse.mounts import Mount, Mounter, command
 from tests.golden import GoldenStore
 from tests.imagetools.disks import disklabel64, mbr
 

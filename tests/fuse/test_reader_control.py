@@ -9,16 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.fuse.conftest import control_socket, mount_in
-from tests.fuse.rwlab import live, make_image, run_hammer
+from tests.fuse.mounts import control_socket, mount_in
+from tests.fuse.rwlab import live, run_hammer
 from tests.golden import GoldenStore
 
 pytestmark = [pytest.mark.mount]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
 
 
 def ask(*args: object) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import PATIENCE_S, Mount, mount_in
+from tests.fuse.mounts import PATIENCE_S, Mount, mount_in
 from tests.fuse.rwlab import live, make_image, run, run_hammer
 
 pytestmark = [pytest.mark.mount]

@@ -16,8 +16,8 @@ import pytest
 from hammerfs.changes import WriteOptions
 from hammerfs.rw import WritableFS
 from tests.enginelab import Clock
-from tests.fuse.conftest import mount_in
-from tests.fuse.rwlab import make_image, run
+from tests.fuse.mounts import mount_in
+from tests.fuse.rwlab import run
 from tests.maint.lab import verb
 
 pytestmark = [pytest.mark.mount]
@@ -30,11 +30,6 @@ class Taken(NamedTuple):
 
     ts: int
     contents: bytes
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mkfs.cli import main as newfs
-from tests.fuse.conftest import Mount
+from tests.fuse.mounts import Mount
 from tests.fuse.rwlab import check, live, make_image, run_hammer
 
 pytestmark = [pytest.mark.mount]

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mount
-from tests.fuse.rwlab import live, make_image, run_hammer
+from tests.fuse.mounts import Mount
+from tests.fuse.rwlab import run_hammer
 
 pytestmark = pytest.mark.mount
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    with live(tmp_path, make_image(tmp_path)) as found:
-        yield found
 
 
 @pytest.mark.parametrize("verb", ["ps", "vmstat", "tokens"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import PATIENCE_S, Mount, command, mount_in
+from tests.fuse.mounts import PATIENCE_S, Mount, command, mount_in
 from tests.fuse.rwlab import check, difference, live, make_image, run, tree_of
 
 pytestmark = [pytest.mark.mount]

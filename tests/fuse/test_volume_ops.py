@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hammerfs.device.lock import has_writer
-from tests.fuse.conftest import mount_in
+from tests.fuse.mounts import mount_in
 from tests.fuse.rwlab import check, difference, make_image, run, run_hammer, tree_of
 
 pytestmark = [pytest.mark.mount]

@@ -11,16 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.fuse.conftest import Mount, mount_in
-from tests.fuse.rwlab import live, make_image, run_hammer
+from tests.fuse.mounts import Mount, mount_in
+from tests.fuse.rwlab import live, run_hammer
 
 pytestmark = [pytest.mark.mount]
 NAMES = {f"user.hammer.{name}" for name in ("objid", "pfs", "uflags", "tid", "versions")}
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return make_image(tmp_path)
 
 
 @pytest.fixture

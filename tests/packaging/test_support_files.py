@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hammerfs.fuse.options import parse_options
-from tests.fuse.conftest import PATIENCE_S
+from tests.fuse.mounts import PATIENCE_S
 from tests.fuse.rwlab import check, make_image
 from tools.cli import build_parser as hammer_parser
 from tools.completion.spec import PARSERS
